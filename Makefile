@@ -1,0 +1,52 @@
+# `make` alone lists the targets. Everything is set up by itself: uv is taken from the PATH, or
+# installed into .uv/ below this folder.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
+PYTHON ?= python3
+RUN := $(UV) run --locked
+ARGS ?=
+# Each command is a process of its own: without bytecode on disk it would compile all its imports.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help setup train test lint format types imports check mlflow clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check uv
+
+setup: $(filter .uv/bin/uv,$(UV)) ## install everything into .venv
+	$(UV) sync --locked --quiet
+
+train: setup ## train the network on iris; more settings: make train ARGS="model=gb seed=0"
+	$(RUN) python -m entrypoints.train model=mlp data=iris $(ARGS)
+
+test: setup ## run the tests with coverage
+	$(RUN) pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+
+lint: setup ## ruff: rules and format
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+format: setup ## let ruff mend what it can
+	$(RUN) ruff check --fix .
+	$(RUN) ruff format .
+
+types: setup ## mypy, strict
+	$(RUN) mypy
+
+imports: setup ## who may import whom
+	$(RUN) lint-imports
+
+check: lint types imports test ## all that CI runs
+
+mlflow: setup ## the page with the runs, at http://127.0.0.1:5000
+	$(RUN) mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} $(ARGS)
+
+clean: ## remove caches; runs, models and data stay
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage .coverage.* dist
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
