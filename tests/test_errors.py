@@ -1,0 +1,30 @@
+"""The errors that the package raises for its users."""
+
+from __future__ import annotations
+
+import pytest
+
+from ml_project_template import errors
+from ml_project_template.errors import ProjectError, unknown
+
+
+@pytest.mark.parametrize("name", [name for name in errors.__all__ if name.endswith("Error")])
+def test_every_error_is_a_value_error_of_our_tree(name: str) -> None:
+    error = getattr(errors, name)
+    assert issubclass(error, ProjectError)
+    assert issubclass(error, ValueError)
+    assert name in (errors.__doc__ or "")
+
+
+def test_an_unknown_value_is_told_with_the_choices_and_the_likely_one() -> None:
+    line = unknown("model", "mpl", ["mlp", "gb"])
+    assert line == "Unknown model 'mpl'. Did you mean 'mlp'? Available: gb, mlp."
+
+
+def test_a_value_far_from_all_choices_gets_no_guess() -> None:
+    assert unknown("model", "xyzzy", ["mlp"]) == "Unknown model 'xyzzy'. Available: mlp."
+    assert unknown("model", "x", []) == "Unknown model 'x'. Available: none."
+
+
+def test_another_case_is_recognised() -> None:
+    assert "Did you mean 'Species'?" in unknown("column", "SPECIES", ["Species", "width"])
