@@ -1,0 +1,583 @@
+"""Files, local and remote, behind the same few functions; the only place that touches S3.
+
+A path is text: a local path, or a URL that fsspec knows, such as ``s3://bucket/key``. Everything
+that writes is atomic: a reader sees the old content or the new one, never a part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import posixpath
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+from ml_project_template.errors import DataError
+from ml_project_template.utils.directories import sync
+from ml_project_template.utils.secrets import public_url
+
+__all__ = [
+    "copy",
+    "download_directory",
+    "exists",
+    "get_filesystem",
+    "get_s3_filesystem",
+    "get_storage_options",
+    "is_dir",
+    "is_file",
+    "is_remote",
+    "join",
+    "list_files",
+    "local_path",
+    "open_atomic",
+    "open_binary",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "remove_tree",
+    "sha256",
+    "upload_directory",
+    "write_bytes",
+    "write_json",
+]
+
+Options = Mapping[str, Any] | None
+
+_CHUNK = 1024 * 1024  # bytes held in memory while a file is copied or hashed
+_MAX_JSON = 16 * 1024 * 1024  # bytes
+_CONNECT_TIMEOUT = 2  # seconds
+_READ_TIMEOUT = 10  # seconds without a byte
+_ATTEMPTS = 3
+_DOWNLOAD_TIMEOUT = 3600  # seconds for one file over HTTP
+# Where the errors of a network come from; named, not imported: most commands need none of these.
+_NETWORK_MODULES = ("aiohttp", "aiobotocore", "botocore", "fsspec", "urllib3")
+
+
+def is_remote(path: str) -> bool:
+    """Say whether a path is a URL other than ``file://``.
+
+    Args:
+        path: A local path or a URL.
+
+    Returns:
+        True for ``s3://...``, ``https://...``, ``memory://...``; False for anything local.
+    """
+    return "://" in path and not path.startswith("file://")
+
+
+def local_path(path: str) -> Path:
+    """Turn a local path, ``file://`` or not, into a `Path`.
+
+    Args:
+        path: A local path; ``~`` stands for the home directory.
+
+    Returns:
+        The path, relative as given.
+    """
+    return Path(path.removeprefix("file://")).expanduser()
+
+
+def join(root: str, *parts: str) -> str:
+    """Join a root and parts below it, with one slash between two of them.
+
+    Args:
+        root: A local directory or a URL.
+        parts: Names below it.
+
+    Returns:
+        The joined path; a root such as ``s3://bucket/`` keeps its two slashes.
+    """
+    if not is_remote(root):
+        return os.path.join(root, *parts)  # noqa: PTH118 - text in, text out, "file://" kept
+    return "/".join([root.rstrip("/"), *(part.strip("/") for part in parts if part.strip("/"))])
+
+
+def get_storage_options(*, endpoint_url: str | None = None, **options: Any) -> dict[str, Any]:
+    """Make the options with which S3 is opened.
+
+    Access key and secret are no part of them: s3fs takes them from the environment
+    (``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``) or the machine's role, so that no saved
+    configuration can hold them.
+
+    Args:
+        endpoint_url: The address of an S3-compatible server; ``S3_ENDPOINT_URL`` by default, else
+            Amazon's own.
+        options: More options of ``s3fs.S3FileSystem``.
+
+    Returns:
+        Options with bounded waits: 2 s to connect, 10 s without a byte, 3 attempts.
+    """
+    endpoint = endpoint_url or os.environ.get("S3_ENDPOINT_URL") or None
+    config = {
+        "connect_timeout": _CONNECT_TIMEOUT,
+        "read_timeout": _READ_TIMEOUT,
+        "retries": {"max_attempts": _ATTEMPTS},
+        **(options.pop("config_kwargs", None) or {}),
+    }
+    return {
+        **({"endpoint_url": endpoint} if endpoint else {}),
+        "config_kwargs": config,
+        **options,
+    }
+
+
+def get_s3_filesystem(storage_options: Options = None) -> Any:
+    """Open S3.
+
+    Args:
+        storage_options: What `get_storage_options` returned; its defaults if None.
+
+    Returns:
+        An ``s3fs.S3FileSystem``.
+    """
+    import s3fs
+
+    options = get_storage_options(**(storage_options or {}))
+    # A cached listing would hide what another process wrote in the meantime.
+    filesystem = s3fs.S3FileSystem(**{"use_listings_cache": False, **options})
+    # s3fs repeats what botocore repeated already: 5 times 3 attempts is a minute on a dead server.
+    filesystem.retries = 2
+    return filesystem
+
+
+def get_filesystem(path: str, storage_options: Options = None) -> tuple[Any, str]:
+    """Find the file system that a path lies on.
+
+    Args:
+        path: A local path or a URL.
+        storage_options: Options of S3; other file systems take none of them.
+
+    Returns:
+        The fsspec file system and the path inside it.
+
+    Raises:
+        DataError: If no file system is known for the URL.
+    """
+    import fsspec
+
+    if not is_remote(path):
+        filesystem = fsspec.filesystem("file")
+        return filesystem, str(local_path(path).absolute())
+    protocol = path.split("://", 1)[0]
+    if protocol in {"s3", "s3a"}:
+        filesystem = get_s3_filesystem(storage_options)
+    elif protocol in {"http", "https"}:
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(
+            total=_DOWNLOAD_TIMEOUT, sock_connect=5, sock_read=3 * _READ_TIMEOUT
+        )
+        # trust_env: proxies are set by HTTPS_PROXY, as for every other tool on the machine.
+        client = {"timeout": timeout, "trust_env": True}
+        filesystem = fsspec.filesystem(protocol, client_kwargs=client)
+    else:
+        try:
+            filesystem = fsspec.filesystem(protocol)
+        except (ImportError, ValueError) as error:
+            shown = public_url(path)
+            raise DataError(f"'{shown}': no file system for '{protocol}://' ({error}).") from error
+    return filesystem, filesystem._strip_protocol(path)
+
+
+def exists(path: str, storage_options: Options = None) -> bool:
+    """Say whether a file or a directory is there.
+
+    Args:
+        path: A local path or a URL.
+        storage_options: Options of S3.
+
+    Returns:
+        True if it is there. A server that can't be reached raises, rather than count as absence.
+    """
+    return _kind(path, storage_options) is not None
+
+
+def is_file(path: str, storage_options: Options = None) -> bool:
+    """Say whether a path is a file; arguments as for `exists`."""
+    return _kind(path, storage_options) == "file"
+
+
+def is_dir(path: str, storage_options: Options = None) -> bool:
+    """Say whether a path is a directory, or a prefix with something below it, as for `exists`."""
+    return _kind(path, storage_options) == "directory"
+
+
+@contextlib.contextmanager
+def open_binary(path: str, storage_options: Options = None) -> Iterator[IO[bytes]]:
+    """Open a file for reading bytes.
+
+    Args:
+        path: A local path or a URL. A file behind ``http(s)://`` is fetched whole into a temporary
+            file first, which any server can do, with ranges or without.
+        storage_options: Options of S3.
+
+    Yields:
+        The open file, seekable.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        IsADirectoryError: If it is a directory.
+        ConnectionError: If the server can't be reached or refuses.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_network_errors(path))
+        with _missing(path):
+            if not is_remote(path):
+                handle: Any = stack.enter_context(local_path(path).open("rb"))
+            elif path.startswith(("http://", "https://")):
+                filesystem, inside = get_filesystem(path, storage_options)
+                handle = stack.enter_context(tempfile.TemporaryFile())
+                filesystem.get_file(inside, handle)
+                handle.seek(0)
+            else:
+                filesystem, inside = get_filesystem(path, storage_options)
+                handle = stack.enter_context(filesystem.open(inside, "rb"))
+        yield cast("IO[bytes]", handle)
+
+
+@contextlib.contextmanager
+def open_atomic(path: str, storage_options: Options = None) -> Iterator[IO[bytes]]:
+    """Open a file for writing bytes, which appears whole at the end or not at all.
+
+    Args:
+        path: A local path, whose parent directories are made, or a URL.
+        storage_options: Options of S3.
+
+    Yields:
+        The open file. If the block raises, what was at the path stays.
+
+    Raises:
+        IsADirectoryError: If a directory is in the way.
+        ConnectionError: If the server can't be reached or refuses.
+    """
+    if is_remote(path):
+        filesystem, inside = get_filesystem(path, storage_options)
+        with tempfile.TemporaryDirectory(prefix="ml-project-upload-") as directory:
+            spool = Path(directory, "content")
+            with spool.open("wb") as handle:
+                yield handle
+            with _network_errors(path):
+                try:
+                    filesystem.put_file(str(spool), inside)
+                except FileNotFoundError as error:
+                    shown = public_url(path)
+                    raise FileNotFoundError(f"'{shown}' can't be written: no bucket.") from error
+        return
+    # A link stays a link: what it points to is replaced.
+    target = local_path(path).resolve()
+    if target.is_dir():
+        raise IsADirectoryError(f"'{path}' is a directory, not a file.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    try:
+        with staged.open("xb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        staged.replace(target)
+    except BaseException:
+        staged.unlink(missing_ok=True)
+        raise
+    sync(target.parent)
+
+
+def read_bytes(
+    path: str, *, max_bytes: int | None = None, storage_options: Options = None
+) -> bytes:
+    """Read a file whole.
+
+    Args:
+        path: A local path or a URL.
+        max_bytes: The largest size that is accepted; None for any.
+        storage_options: Options of S3.
+
+    Returns:
+        The content.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        DataError: If it is larger than `max_bytes`.
+    """
+    with open_binary(path, storage_options) as handle:
+        if max_bytes is None:
+            return handle.read()
+        content = handle.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise DataError(f"'{public_url(path)}' is larger than {max_bytes} bytes.")
+    return content
+
+
+def write_bytes(path: str, data: bytes, storage_options: Options = None) -> None:
+    """Write a file atomically.
+
+    Args:
+        path: A local path, whose parent directories are made, or a URL.
+        data: The content.
+        storage_options: Options of S3.
+    """
+    with open_atomic(path, storage_options) as handle:
+        handle.write(data)
+
+
+def read_json(path: str, *, max_bytes: int = _MAX_JSON, storage_options: Options = None) -> Any:
+    """Read JSON strictly, as `parse_json` does.
+
+    Args:
+        path: A local path or a URL.
+        max_bytes: The largest size that is accepted.
+        storage_options: Options of S3.
+
+    Returns:
+        The decoded value.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        DataError: If it is too large or no strict JSON.
+    """
+    content = read_bytes(path, max_bytes=max_bytes, storage_options=storage_options)
+    return parse_json(content, where=f"'{public_url(path)}'")
+
+
+def parse_json(content: bytes, *, where: str) -> Any:
+    """Decode JSON strictly: a key stands once, numbers are finite.
+
+    Args:
+        content: UTF-8 text.
+        where: What the error names, such as ``"'.models/x/config.json'"``.
+
+    Returns:
+        The decoded value.
+
+    Raises:
+        DataError: If it is no JSON, doubles a key, or holds NaN or an infinite number.
+    """
+    try:
+        return json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=_unique_pairs,
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+        )
+    except RecursionError as error:
+        raise DataError(f"{where} is nested too deep.") from error
+    except ValueError as error:
+        raise DataError(f"{where} is not valid JSON: {error}.") from error
+
+
+def write_json(path: str, obj: Any, storage_options: Options = None) -> None:
+    """Write JSON atomically: keys in their order, two spaces of indent, finite numbers only.
+
+    Args:
+        path: A local path or a URL.
+        obj: Mappings with text keys, lists and plain values.
+        storage_options: Options of S3.
+
+    Raises:
+        ValueError: If a number is NaN or infinite.
+        TypeError: If a value is no JSON value.
+    """
+    text = json.dumps(obj, indent=2, allow_nan=False, ensure_ascii=False)
+    write_bytes(path, f"{text}\n".encode(), storage_options)
+
+
+def sha256(path: str, storage_options: Options = None) -> str:
+    """Compute the SHA-256 of a file piece by piece.
+
+    Args:
+        path: A local path or a URL.
+        storage_options: Options of S3.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    with open_binary(path, storage_options) as handle:
+        while chunk := handle.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def list_files(directory: str, storage_options: Options = None) -> dict[str, int]:
+    """List the files of a directory and of those below it.
+
+    Args:
+        directory: A local directory or a URL.
+        storage_options: Options of S3.
+
+    Returns:
+        From names relative to the directory, with ``/`` between their parts, to sizes in bytes;
+        sorted by name.
+
+    Raises:
+        FileNotFoundError: If the directory is not there.
+        NotADirectoryError: If it is a file.
+    """
+    if not is_dir(directory, storage_options):
+        if is_file(directory, storage_options):
+            raise NotADirectoryError(f"'{public_url(directory)}' is a file, not a directory.")
+        raise FileNotFoundError(f"No directory '{public_url(directory)}'.")
+    if not is_remote(directory):
+        root = local_path(directory)
+        found = {
+            p.relative_to(root).as_posix(): p.stat().st_size for p in root.rglob("*") if p.is_file()
+        }
+    else:
+        filesystem, inside = get_filesystem(directory, storage_options)
+        with _network_errors(directory):
+            entries = filesystem.find(inside, detail=True)
+        found = {posixpath.relpath(name, inside): entry["size"] for name, entry in entries.items()}
+        # Some tools mark an empty directory by an object of its own name.
+        found.pop(".", None)
+    return dict(sorted(found.items()))
+
+
+def remove_tree(path: str, storage_options: Options = None) -> None:
+    """Remove a file, or a directory with everything below it; nothing if it is not there.
+
+    A local link is removed itself, never what it points to.
+
+    Args:
+        path: A local path or a URL below its root.
+        storage_options: Options of S3.
+
+    Raises:
+        DataError: If the path is a whole bucket or the root of a file system.
+    """
+    if not is_remote(path):
+        target = local_path(path)
+        if target.resolve() == Path(target.resolve().anchor):
+            raise DataError(f"'{path}' is the root of a file system: it is not removed.")
+        if target.is_symlink() or target.is_file():
+            target.unlink()
+        elif target.is_dir():
+            shutil.rmtree(target)
+        return
+    filesystem, inside = get_filesystem(path, storage_options)
+    depth = 1 if path.startswith("s3") else 0
+    if inside.strip("/").count("/") < depth or not inside.strip("/"):
+        raise DataError(f"'{public_url(path)}' is a whole storage: it is not removed.")
+    if exists(path, storage_options):
+        with _network_errors(path):
+            filesystem.rm(inside, recursive=True)
+
+
+def upload_directory(local: str | Path, remote: str, storage_options: Options = None) -> None:
+    """Copy every file of a local directory below a path, each of them atomically.
+
+    Args:
+        local: A local directory.
+        remote: A URL or a local directory; what is there already stays unless a name is the same.
+        storage_options: Options of S3.
+    """
+    for name in list_files(str(local)):
+        copy(str(Path(local, name)), join(remote, name), storage_options)
+
+
+def download_directory(remote: str, local: str | Path, storage_options: Options = None) -> None:
+    """Copy every file below a path into a local directory, each of them atomically.
+
+    Args:
+        remote: A URL or a local directory.
+        local: A local directory, made if it is not there.
+        storage_options: Options of S3.
+
+    Raises:
+        FileNotFoundError: If there is nothing at `remote`.
+        DataError: If a name would leave the local directory.
+    """
+    Path(local).mkdir(parents=True, exist_ok=True)
+    for name in list_files(remote, storage_options):
+        if ".." in name.split("/") or name.startswith("/"):
+            raise DataError(f"'{public_url(remote)}' holds a name that leaves it: {name!r}.")
+        copy(join(remote, name), str(Path(local, name)), storage_options)
+
+
+def copy(source: str, target: str, storage_options: Options = None) -> None:
+    """Copy a file, whole or not at all, piece by piece.
+
+    Args:
+        source: A local path or a URL, ``http(s)://`` too.
+        target: A local path or a URL of a storage that can be written.
+        storage_options: Options of S3, for both sides.
+
+    Raises:
+        FileNotFoundError: If the source is not there.
+        ConnectionError: If a server can't be reached or refuses.
+    """
+    with (
+        open_binary(source, storage_options) as reader,
+        open_atomic(target, storage_options) as out,
+    ):
+        shutil.copyfileobj(reader, out, _CHUNK)
+
+
+def _kind(path: str, storage_options: Options) -> str | None:
+    """Say what a path is: "file", "directory", or None if nothing is there."""
+    if not is_remote(path):
+        local = local_path(path)
+        return "directory" if local.is_dir() else "file" if local.exists() else None
+    filesystem, inside = get_filesystem(path, storage_options)
+    try:
+        with _network_errors(path), _missing(path):
+            return str(filesystem.info(inside)["type"])
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def _missing(path: str) -> Iterator[None]:
+    """Say in one line that a file is not there."""
+    shown = public_url(path)
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"No file '{shown}'.") from error
+    except (IsADirectoryError, NotADirectoryError) as error:
+        raise type(error)(f"'{shown}' is not a file: a directory is in the way.") from error
+    except PermissionError as error:
+        raise PermissionError(f"'{shown}': access is denied.") from error
+
+
+@contextlib.contextmanager
+def _network_errors(path: str) -> Iterator[None]:
+    """Say in one line that a server can't be reached, whatever its client raised."""
+    try:
+        yield
+    except Exception as error:
+        module = type(error).__module__.partition(".")[0]
+        if not is_remote(path) or not (
+            module in _NETWORK_MODULES or isinstance(error, TimeoutError)
+        ):
+            raise
+        # The text of a refusal by HTTP repeats the URL with its secrets; its status does not.
+        status = getattr(error, "status", None)
+        reason = f"{status} {getattr(error, 'message', '')}" if status else str(error)
+        reason = " ".join(reason.split()) or type(error).__name__
+        raise ConnectionError(f"Can't reach '{public_url(path)}': {reason}.") from error
+
+
+def _unique_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys: set[str] = set()
+    for key, _ in pairs:
+        if key in keys:
+            raise ValueError(f"the key {key!r} stands twice")
+        keys.add(key)
+    return dict(pairs)
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def _finite_float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large for a number")
+    return number

@@ -1,0 +1,82 @@
+"""Signals that ask a process to stop, as exceptions: what has to be closed is closed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import FrameType
+
+__all__ = ["Terminated", "stopping_by_exception", "was_stopped"]
+
+# What a process that was asked to stop exits with: 128 + the number of the signal.
+_STOPPED = frozenset(
+    128 + number
+    for name in ("SIGHUP", "SIGINT", "SIGTERM")
+    if (number := getattr(signal, name, None)) is not None
+)
+
+
+class Terminated(SystemExit):
+    """The process was asked to stop by a signal: ends with 128 + its number."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.signum = signum
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name}"
+
+
+@contextlib.contextmanager
+def stopping_by_exception() -> Iterator[None]:
+    """Turn SIGTERM and SIGHUP into `Terminated` for the time of a block.
+
+    By default they end the process at once, and its run would stay RUNNING for ever. A handler
+    that somebody else has set is left alone, and so are threads, which can't have any.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    owner = os.getpid()
+    asked: list[int] = []
+
+    def stop(signum: int, _frame: FrameType | None) -> None:
+        if os.getpid() != owner:
+            # A forked worker dies as it always did: the run is not its own.
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        elif not asked:
+            # A second signal must not cut short the closing that the first one began.
+            asked.append(signum)
+            raise Terminated(signum)
+
+    numbers = [
+        number
+        for name in ("SIGTERM", "SIGHUP")
+        if (number := getattr(signal, name, None)) is not None
+        and signal.getsignal(number) == signal.SIG_DFL
+    ]
+    for number in numbers:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def was_stopped(error: BaseException) -> bool:
+    """Say whether an exception means that the process was asked to stop.
+
+    Args:
+        error: Ctrl-C, `Terminated`, or any exit with the code of a signal.
+    """
+    if isinstance(error, SystemExit):
+        return error.code in _STOPPED
+    return isinstance(error, KeyboardInterrupt)

@@ -1,0 +1,368 @@
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import math
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ml_project_template.errors import DataError
+from ml_project_template.utils import io
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """A remote storage of the test's own."""
+    root = f"memory://{uuid.uuid4().hex}"
+    yield root
+    io.remove_tree(root)
+
+
+@pytest.fixture(params=["local", "remote"])
+def root(request: pytest.FixtureRequest, tmp_path: Path, memory: str) -> str:
+    return str(tmp_path / "root") if request.param == "local" else memory
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path.startswith("/broken"):
+            self.send_error(500, "out of order")
+        elif self.path == "/cut":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"too little")
+        elif self.path.startswith("/data.csv"):
+            self.send_response(200)
+            self.send_header("Content-Length", "4")
+            self.end_headers()
+            self.wfile.write(b"a,b\n")
+        else:
+            self.send_error(404)
+
+    def log_message(self, *_: Any) -> None:
+        """Keep the test's output clean."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as web:
+        thread = threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("path", "remote"),
+    [
+        ("data/iris.csv", False),
+        ("/data/iris.csv", False),
+        ("file:///data/iris.csv", False),
+        ("s3://bucket/iris.csv", True),
+        ("https://host/iris.csv", True),
+        ("memory://iris.csv", True),
+    ],
+)
+def test_a_url_other_than_file_is_remote(path: str, remote: bool) -> None:
+    assert io.is_remote(path) is remote
+
+
+@pytest.mark.parametrize(
+    ("root", "parts", "joined"),
+    [
+        ("data", ["a", "b.csv"], "data/a/b.csv"),
+        ("s3://bucket/", ["a/", "/b.csv"], "s3://bucket/a/b.csv"),
+        ("s3://bucket", ["", "b.csv"], "s3://bucket/b.csv"),
+        ("s3://bucket/x", [], "s3://bucket/x"),
+    ],
+)
+def test_paths_are_joined_by_one_slash(root: str, parts: list[str], joined: str) -> None:
+    assert io.join(root, *parts) == joined
+
+
+def test_bytes_come_back_as_they_were_written(root: str) -> None:
+    path = io.join(root, "deep", "file.bin")
+    assert not io.exists(path)
+    io.write_bytes(path, b"first")
+    io.write_bytes(path, b"\x00second")
+    assert io.read_bytes(path) == b"\x00second"
+    assert io.sha256(path) == hashlib.sha256(b"\x00second").hexdigest()
+    assert (io.exists(path), io.is_file(path), io.is_dir(path)) == (True, True, False)
+    folder = io.join(root, "deep")
+    assert (io.exists(folder), io.is_file(folder), io.is_dir(folder)) == (True, False, True)
+
+
+def test_a_file_url_is_a_local_path(tmp_path: Path) -> None:
+    io.write_bytes(f"file://{tmp_path}/a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    assert io.list_files(f"file://{tmp_path}") == {"a": 1}
+
+
+def test_a_missing_file_is_named_in_one_line(root: str) -> None:
+    path = io.join(root, "nope.csv")
+    for read in (io.read_bytes, io.sha256, io.read_json):
+        with pytest.raises(FileNotFoundError) as caught:
+            read(path)
+        assert str(caught.value) == f"No file '{path}'."
+
+
+def test_a_directory_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(IsADirectoryError, match="is not a file"):
+        io.read_bytes(str(tmp_path))
+    with pytest.raises(IsADirectoryError, match="is a directory"):
+        io.write_bytes(str(tmp_path), b"")
+
+
+def test_a_file_above_the_limit_is_refused(root: str) -> None:
+    path = io.join(root, "a")
+    io.write_bytes(path, b"12345")
+    assert io.read_bytes(path, max_bytes=5) == b"12345"
+    with pytest.raises(DataError, match="larger than 4 bytes"):
+        io.read_bytes(path, max_bytes=4)
+
+
+def test_a_failed_write_leaves_the_old_content_and_nothing_else(root: str) -> None:
+    path = io.join(root, "a")
+    io.write_bytes(path, b"old")
+
+    def interrupted() -> None:
+        with io.open_atomic(path) as handle:
+            handle.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert io.read_bytes(path) == b"old"
+    assert io.list_files(root) == {"a": 3}
+
+
+def test_a_written_file_has_the_usual_permissions(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    io.write_bytes(str(tmp_path / "a"), b"")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_link_stays_a_link_when_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "real").write_bytes(b"old")
+    (tmp_path / "link").symlink_to("real")
+    io.write_bytes(str(tmp_path / "link"), b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_json_keeps_its_order_and_its_letters(root: str) -> None:
+    path = io.join(root, "a.json")
+    io.write_json(path, {"z": [1, None], "a": "ä"})
+    assert io.read_bytes(path).decode() == '{\n  "z": [\n    1,\n    null\n  ],\n  "a": "ä"\n}\n'
+    assert list(io.read_json(path)) == ["z", "a"]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_json_is_never_written_with_a_number_that_is_not_finite(
+    tmp_path: Path, value: float
+) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        io.write_json(str(tmp_path / "a.json"), [value])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"a": 1, "a": 2}', "the key 'a' stands twice"),
+        ("[NaN]", "NaN is no JSON number"),
+        ("[-Infinity]", "-Infinity is no JSON number"),
+        ("[1e999]", "1e999 is too large"),
+        ("{", "not valid JSON"),
+        ("", "not valid JSON"),
+        ('"\xff"', "not valid JSON"),
+        ("[" * 100_000, "nested too deep"),
+        ("1" * 5000, "not valid JSON"),
+    ],
+)
+def test_json_is_read_strictly(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError) as caught:
+        io.read_json(str(path))
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_large_json_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps("x" * 100))
+    with pytest.raises(DataError, match="larger than 50 bytes"):
+        io.read_json(str(path), max_bytes=50)
+
+
+def test_files_are_listed_with_their_sizes_by_name(root: str) -> None:
+    for name in ("b", "a/c"):
+        io.write_bytes(io.join(root, name), name.encode())
+    assert list(io.list_files(root).items()) == [("a/c", 3), ("b", 1)]
+
+
+def test_a_missing_directory_is_named_in_one_line(root: str) -> None:
+    path = io.join(root, "nowhere")
+    with pytest.raises(FileNotFoundError) as caught:
+        io.list_files(path)
+    assert str(caught.value) == f"No directory '{path}'."
+
+
+def test_the_files_of_a_file_can_not_be_listed(root: str) -> None:
+    path = io.join(root, "a")
+    io.write_bytes(path, b"")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        io.list_files(path)
+
+
+def test_a_tree_is_removed_and_a_missing_one_is_no_error(root: str) -> None:
+    for name in ("keep", "tree/a", "tree/b/c"):
+        io.write_bytes(io.join(root, name), b"")
+    io.remove_tree(io.join(root, "tree"))
+    io.remove_tree(io.join(root, "tree"))
+    assert io.list_files(root) == {"keep": 0}
+    io.remove_tree(io.join(root, "keep"))
+    assert not io.exists(io.join(root, "keep"))
+
+
+def test_a_removed_link_leaves_what_it_points_to(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/a").write_bytes(b"")
+    (tmp_path / "link").symlink_to("real")
+    io.remove_tree(str(tmp_path / "link"))
+    assert not (tmp_path / "link").exists()
+    assert (tmp_path / "real/a").exists()
+
+
+@pytest.mark.parametrize("path", ["/", "memory://", "s3://bucket", "s3://bucket/"])
+def test_a_whole_storage_is_never_removed(path: str) -> None:
+    with pytest.raises(DataError, match="is not removed"):
+        io.remove_tree(path)
+
+
+def test_directories_go_up_and_down_whole(tmp_path: Path, memory: str) -> None:
+    (tmp_path / "up/deep").mkdir(parents=True)
+    (tmp_path / "up/a").write_bytes(b"1")
+    (tmp_path / "up/deep/b").write_bytes(b"2")
+    io.upload_directory(tmp_path / "up", memory)
+    assert io.list_files(memory) == {"a": 1, "deep/b": 1}
+    io.download_directory(memory, tmp_path / "down")
+    assert (tmp_path / "down/deep/b").read_bytes() == b"2"
+
+
+def test_a_remote_name_can_not_leave_the_local_directory(tmp_path: Path, memory: str) -> None:
+    filesystem, inside = io.get_filesystem(memory)
+    filesystem.store[f"{inside}/../../escaped"] = filesystem.open(f"{inside}/a", "wb")
+    filesystem.store[f"{inside}/../../escaped"].close()
+    before = sorted(tmp_path.parent.iterdir())
+    with pytest.raises(DataError, match="a name that leaves it"):
+        io.download_directory(memory, tmp_path / "down")
+    assert sorted(tmp_path.parent.iterdir()) == before
+    del filesystem.store[f"{inside}/../../escaped"]
+
+
+def test_copies_cross_between_storages(tmp_path: Path, memory: str) -> None:
+    content = os.urandom(3 * 1024 * 1024 + 1)
+    (tmp_path / "a").write_bytes(content)
+    io.copy(str(tmp_path / "a"), io.join(memory, "b"))
+    io.copy(io.join(memory, "b"), str(tmp_path / "deep/c"))
+    assert (tmp_path / "deep/c").read_bytes() == content
+
+
+def test_a_file_is_fetched_over_http(tmp_path: Path, server: str) -> None:
+    io.copy(f"{server}/data.csv", str(tmp_path / "data.csv"))
+    assert (tmp_path / "data.csv").read_bytes() == b"a,b\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message"),
+    [
+        ("/nope.csv", FileNotFoundError, "No file '{url}'."),
+        ("/broken", ConnectionError, "Can't reach '{url}': 500 out of order."),
+        ("/cut", ConnectionError, "Can't reach '{url}'"),
+    ],
+)
+def test_a_failed_download_is_one_line_and_leaves_nothing(
+    tmp_path: Path, server: str, path: str, error: type[Exception], message: str
+) -> None:
+    url = f"{server}{path}"
+    with pytest.raises(error) as caught:
+        io.copy(url, str(tmp_path / "data.csv"))
+    assert message.format(url=url) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unreachable_server_is_named_without_its_password(tmp_path: Path, server: str) -> None:
+    # Port 1 of this machine refuses at once.
+    with pytest.raises(ConnectionError) as caught:
+        io.copy("http://ann:hunter22@127.0.0.1:1/data.csv?token=hunter23", str(tmp_path / "a"))
+    assert "Can't reach 'http://127.0.0.1:1/data.csv?token=***'" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_refusal_does_not_repeat_the_secrets_of_a_url(tmp_path: Path, server: str) -> None:
+    with pytest.raises(ConnectionError) as caught:
+        io.copy(f"{server}/broken?token=hunter22", str(tmp_path / "a"))
+    assert str(caught.value) == f"Can't reach '{server}/broken?token=***': 500 out of order."
+
+
+def test_an_unreachable_s3_is_one_line_and_no_absence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    options = io.get_storage_options(
+        endpoint_url="http://127.0.0.1:1", config_kwargs={"retries": {"max_attempts": 0}}
+    )
+    with pytest.raises(ConnectionError) as caught:
+        io.exists("s3://bucket/key", options)
+    assert str(caught.value).startswith("Can't reach 's3://bucket/key': ")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_protocol_is_named() -> None:
+    with pytest.raises(DataError, match="no file system for 'gopher://'"):
+        io.exists("gopher://host/x")
+
+
+def test_storage_options_bound_the_waits_and_hold_no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "hunter22")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter23")
+    monkeypatch.setenv("S3_ENDPOINT_URL", "http://minio:9000")
+    options = io.get_storage_options(anon=False, config_kwargs={"read_timeout": 60})
+    assert options == {
+        "endpoint_url": "http://minio:9000",
+        "config_kwargs": {
+            "connect_timeout": 2,
+            "read_timeout": 60,
+            "retries": {"max_attempts": 3},
+        },
+        "anon": False,
+    }
+    assert io.get_storage_options(endpoint_url="http://x")["endpoint_url"] == "http://x"
+
+
+def test_without_an_endpoint_amazon_is_meant() -> None:
+    assert "endpoint_url" not in io.get_storage_options()
+
+
+def test_s3_is_opened_with_the_options_and_without_cached_listings() -> None:
+    filesystem = io.get_s3_filesystem(io.get_storage_options(endpoint_url="http://minio:9000"))
+    assert filesystem.endpoint_url == "http://minio:9000"
+    assert filesystem.config_kwargs["connect_timeout"] == 2
+    assert filesystem.dircache.use_listings_cache is False
+
+
+def test_a_local_file_system_ignores_the_options_of_s3(tmp_path: Path) -> None:
+    options = io.get_storage_options(endpoint_url="http://minio:9000")
+    filesystem, inside = io.get_filesystem(str(tmp_path), options)
+    assert filesystem.isdir(inside)
