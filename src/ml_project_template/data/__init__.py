@@ -1,0 +1,55 @@
+"""Tables: read, checked, split, described and preprocessed.
+
+The names are loaded when they are first used, so that importing this package stays cheap. The
+function that writes the prepared splits is ``ml_project_template.data.prepare.prepare``: a name
+here can't stand for that function and for its module alike.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ml_project_template.data.base import BaseDataset
+    from ml_project_template.data.prepare import Prepared, load_raw_split
+    from ml_project_template.data.preprocessing import Preprocessor
+    from ml_project_template.data.signature import Feature, Signature
+    from ml_project_template.data.sources import Onboarded, onboard
+    from ml_project_template.data.tabular import TabularDataset
+
+__all__ = [
+    "BaseDataset",
+    "Feature",
+    "Onboarded",
+    "Prepared",
+    "Preprocessor",
+    "Signature",
+    "TabularDataset",
+    "load_raw_split",
+    "onboard",
+]
+
+_MODULES = {
+    "BaseDataset": "base",
+    "Feature": "signature",
+    "Onboarded": "sources",
+    "Prepared": "prepare",
+    "Preprocessor": "preprocessing",
+    "Signature": "signature",
+    "TabularDataset": "tabular",
+    "load_raw_split": "prepare",
+    "onboard": "sources",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,473 @@
+"""From a raw table to prepared splits on disk, found again by what they were made from.
+
+A directory of prepared data bears the digest of its input and of every setting that shapes it, so
+that the same work is never done twice and never mixed with other work::
+
+    <output_root>/<name>/<12 hexadecimal digits>/
+        train.parquet  val.parquet  test.parquet    prepared features, float32, and labels
+        preprocessing.json                          what was learned from the training rows
+        signature.json                              what the raw training rows look like
+        prepared.json                               written last: input, settings, digests
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from ml_project_template.data.columns import label_text
+from ml_project_template.data.files import parse_parquet
+from ml_project_template.data.preprocessing import Preprocessor
+from ml_project_template.data.signature import Signature
+from ml_project_template.data.splitting import num_rows_of, split_indices
+from ml_project_template.data.tabular import TabularDataset
+from ml_project_template.errors import ConfigError, DataError, unknown
+from ml_project_template.utils import io
+from ml_project_template.utils.secrets import public_url
+
+__all__ = ["FORMAT_VERSION", "PREPARED", "Prepared", "Split", "load_raw_split", "prepare"]
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+PREPARED = "prepared.json"
+PREPROCESSING = "preprocessing.json"
+SIGNATURE = "signature.json"
+
+Split = Literal["train", "val", "test", "all"]
+
+_PARTS = ("train", "val", "test")
+_KEY_DIGITS = 12
+# How often a directory is put in place again after a rival has taken the place in between.
+_PUBLISH_ATTEMPTS = 10
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared splits and what they were prepared with.
+
+    Attributes:
+        directory: Where they lie, a local path or a URL.
+        train: The training rows.
+        val: The validation rows; None where ``val_size`` is 0.
+        test: The test rows; None where ``test_size`` is 0.
+        preprocessor: Fitted on the raw training rows.
+        signature: What the raw training rows look like.
+        digest: The SHA-256 of the raw file.
+        reused: Whether the splits were there already.
+    """
+
+    directory: str
+    train: TabularDataset
+    val: TabularDataset | None
+    test: TabularDataset | None
+    preprocessor: Preprocessor
+    signature: Signature
+    digest: str
+    reused: bool
+
+
+def prepare(
+    *,
+    path: str,
+    target_column: str,
+    output_root: str,
+    preprocessor: Preprocessor,
+    name: str,
+    test_size: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+    val_size: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+    random_state: Annotated[int, Field(ge=0, lt=2**32)] = 42,
+    class_names: Sequence[object] | None = None,
+    drop_columns: Sequence[str] = (),
+    read_options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Prepared:
+    """Split a raw table, fit the preprocessor on the training rows, and write prepared splits.
+
+    Where the same file was prepared in the same way before, and what was written is whole, it is
+    read back instead. Any number of processes may do the same at once.
+
+    Args:
+        path: The raw CSV or Parquet file, a local path or a URL.
+        target_column: The column of the labels.
+        output_root: The directory above all prepared data, a local path or a URL.
+        preprocessor: How to prepare; it is not changed, a fitted copy is returned.
+        name: What the data set is called.
+        test_size: The part of all rows that is kept for the test, in [0, 1).
+        val_size: The part of all rows that is kept for validation, in [0, 1).
+        random_state: The seed of the split.
+        class_names: The labels in the order of their codes.
+        drop_columns: Columns that are neither feature nor target.
+        read_options: How a CSV is written, as for ``TabularDataset.from_csv``.
+        storage_options: Options of the storage that both paths lie on.
+
+    Raises:
+        ConfigError: A setting is out of range.
+        DataError: The table can't be used as it is.
+        FileNotFoundError: There is no such file.
+    """
+    _check_sizes(test_size, val_size)
+    if not re.fullmatch(r"[^/\\.][^/\\]*", name):
+        raise ConfigError(f"The name '{name}' of a data set must be usable as a directory's name.")
+    config = {
+        "target_column": target_column,
+        "class_names": None if class_names is None else [label_text(n) for n in class_names],
+        "drop_columns": list(drop_columns),
+        "read_options": dict(read_options or {}),
+        "preprocessor": preprocessor.get_params(),
+        "test_size": float(test_size),
+        "val_size": float(val_size),
+        "random_state": random_state,
+    }
+    place = _Place(name, output_root, config, storage_options)
+    found = place.read(io.sha256(path, storage_options), source=public_url(path))
+    if found is not None:
+        return found
+    parts = _raw_parts(
+        path,
+        name=name,
+        target_column=target_column,
+        test_size=test_size,
+        val_size=val_size,
+        random_state=random_state,
+        class_names=class_names,
+        drop_columns=drop_columns,
+        read_options=read_options,
+        storage_options=storage_options,
+    )
+    raw = parts["train"]
+    if len(np.unique(raw.y)) < 2:
+        raise DataError(
+            f"'{public_url(path)}': the training rows hold one class only, '{raw.labels[0]}'; "
+            "at least two are needed."
+        )
+    signature = Signature.from_dataset(raw)
+    fitted = Preprocessor(**preprocessor.get_params()).fit(raw)
+    prepared: dict[str, TabularDataset] = {}
+    for part, dataset in parts.items():
+        dataset.signature = signature
+        prepared[part] = fitted.transform(dataset)
+    # The digest of the bytes that were parsed: the file may have changed since it was looked up.
+    assert raw.digest is not None
+    return place.write(prepared, fitted, signature, raw.digest)
+
+
+def load_raw_split(
+    *,
+    path: str,
+    target_column: str,
+    split: Split = "test",
+    test_size: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+    val_size: Annotated[float, Field(ge=0, lt=1)] = 0.2,
+    random_state: Annotated[int, Field(ge=0, lt=2**32)] = 42,
+    class_names: Sequence[object] | None = None,
+    drop_columns: Sequence[str] = (),
+    read_options: Mapping[str, Any] | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    name: str = "dataset",
+) -> TabularDataset:
+    """Read the raw rows of the split that ``prepare`` makes with the same settings.
+
+    Args:
+        path: The raw CSV or Parquet file, a local path or a URL.
+        target_column: The column of the labels.
+        split: ``"train"``, ``"val"``, ``"test"``, or ``"all"`` for every row.
+        test_size: The part of all rows that is kept for the test, in [0, 1).
+        val_size: The part of all rows that is kept for validation, in [0, 1).
+        random_state: The seed of the split.
+        class_names: The labels in the order of their codes.
+        drop_columns: Columns that are neither feature nor target.
+        read_options: How a CSV is written, as for ``TabularDataset.from_csv``.
+        storage_options: Options of the storage.
+        name: What the data set is called.
+
+    Raises:
+        ConfigError: An unknown split, or one that has no rows with these sizes.
+        DataError: The table can't be used as it is.
+        FileNotFoundError: There is no such file.
+    """
+    if split not in (*_PARTS, "all"):
+        raise ConfigError(unknown("split", str(split), [*_PARTS, "all"]))
+    _check_sizes(test_size, val_size)
+    if split == "all":
+        test_size = val_size = 0.0
+        split = "train"
+    parts = _raw_parts(
+        path,
+        name=name,
+        target_column=target_column,
+        test_size=test_size,
+        val_size=val_size,
+        random_state=random_state,
+        class_names=class_names,
+        drop_columns=drop_columns,
+        read_options=read_options,
+        storage_options=storage_options,
+    )
+    if split not in parts:
+        raise ConfigError(f"The split '{split}' has no rows: {split}_size is 0.")
+    return parts[split]
+
+
+def _check_sizes(test_size: float, val_size: float) -> None:
+    for key, size in {"test_size": test_size, "val_size": val_size}.items():
+        if isinstance(size, bool) or not isinstance(size, int | float) or not 0.0 <= size < 1.0:
+            raise ConfigError(f"{key} must be a fraction of at least 0 and below 1, got {size!r}.")
+    if test_size + val_size >= 1.0:
+        raise ConfigError(
+            f"test_size and val_size must leave rows for training, got {test_size} and {val_size}."
+        )
+
+
+def _raw_parts(
+    path: str,
+    *,
+    name: str,
+    target_column: str,
+    test_size: float,
+    val_size: float,
+    random_state: int,
+    class_names: Sequence[object] | None,
+    drop_columns: Sequence[str],
+    read_options: Mapping[str, Any] | None,
+    storage_options: Mapping[str, Any] | None,
+) -> dict[str, TabularDataset]:
+    """Read a raw table and draw test rows, then validation rows, then keep the rest."""
+    train = TabularDataset.from_file(
+        path,
+        target_column=target_column,
+        storage_options=storage_options,
+        class_names=class_names,
+        drop_columns=drop_columns,
+        name=name,
+        **(read_options or {}),
+    )
+    parts: dict[str, TabularDataset] = {}
+    num_rows = len(train)
+    for part, size in (("test", test_size), ("val", val_size)):
+        if size > 0.0:
+            rest, chosen = split_indices(
+                train.y,
+                train.class_names,
+                num_rows_of(size, num_rows),
+                random_state,
+                f"'{public_url(path)}'",
+            )
+            parts[part] = train.take(chosen)
+            train = train.take(rest)
+    return {"train": train, **parts}
+
+
+class _Place:
+    """Where prepared splits of one data set and one set of settings lie."""
+
+    def __init__(
+        self,
+        name: str,
+        output_root: str,
+        config: dict[str, Any],
+        storage_options: Mapping[str, Any] | None,
+    ) -> None:
+        self._name = name
+        self._root = io.join(output_root, name)
+        self._storage_options = storage_options
+        try:
+            # Through text once, so that it equals what is read back: tuples become lists.
+            self._config: dict[str, Any] = json.loads(json.dumps(config, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"Data settings must be plain JSON values: {error}.") from error
+
+    def _directory(self, digest: str) -> str:
+        identity = {"format": FORMAT_VERSION, "input": digest, "config": self._config}
+        text = json.dumps(identity, sort_keys=True)
+        return io.join(self._root, hashlib.sha256(text.encode()).hexdigest()[:_KEY_DIGITS])
+
+    def read(self, digest: str, *, source: str) -> Prepared | None:
+        """Read prepared splits back and verify them; None where they are missing or damaged."""
+        directory = self._directory(digest)
+        try:
+            record = io.read_json(
+                io.join(directory, PREPARED), storage_options=self._storage_options
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            return _damaged(directory, error)
+        try:
+            return self._read_verified(directory, record, digest, source)
+        except (DataError, FileNotFoundError) as error:
+            return _damaged(directory, error)
+
+    def _read_verified(self, directory: str, record: Any, digest: str, source: str) -> Prepared:
+        expected = {"format_version": FORMAT_VERSION, "input": digest, "config": self._config}
+        if not isinstance(record, dict) or {**record, "files": None} != {**expected, "files": None}:
+            raise DataError(f"{PREPARED} is not about this input and these settings.")
+        names = [PREPROCESSING, SIGNATURE, *(f"{part}.parquet" for part in self._parts())]
+        files = record["files"]
+        if not isinstance(files, dict) or set(files) != set(names):
+            raise DataError(f"{PREPARED} does not list the files {', '.join(names)}.")
+        contents = {name: self._verified(directory, name, files[name]) for name in names}
+        preprocessor = Preprocessor.from_dict(
+            io.parse_json(contents[PREPROCESSING], where=PREPROCESSING)
+        )
+        signature = Signature.from_dict(io.parse_json(contents[SIGNATURE], where=SIGNATURE))
+        parts: dict[str, TabularDataset] = {}
+        for part in self._parts():
+            table = parse_parquet(contents[f"{part}.parquet"], f"{part}.parquet")
+            if list(table.columns) != [*signature.feature_names, signature.target]:
+                raise DataError(f"{part}.parquet does not hold the columns of the signature.")
+            parts[part] = TabularDataset(
+                table[list(signature.feature_names)],
+                table[signature.target],
+                target_column=signature.target,
+                class_names=signature.class_names,
+                name=self._name,
+                digest=digest,
+                source=source,
+                signature=signature,
+                preprocessor=preprocessor,
+            )
+        return Prepared(
+            directory=directory,
+            train=parts["train"],
+            val=parts.get("val"),
+            test=parts.get("test"),
+            preprocessor=preprocessor,
+            signature=signature,
+            digest=digest,
+            reused=True,
+        )
+
+    def _parts(self) -> list[str]:
+        """Name the parts that these settings give."""
+        return [part for part in _PARTS if self._config.get(f"{part}_size", 1.0) > 0.0]
+
+    def _verified(self, directory: str, name: str, expected: object) -> bytes:
+        """Read a file of prepared data and compare it with its record."""
+        path = io.join(directory, name)
+        content = io.read_bytes(path, storage_options=self._storage_options)
+        if expected != _fingerprint(content):
+            raise DataError(f"{name} is not the file that was written.")
+        return content
+
+    def write(
+        self,
+        parts: Mapping[str, TabularDataset],
+        preprocessor: Preprocessor,
+        signature: Signature,
+        digest: str,
+    ) -> Prepared:
+        """Write prepared splits, whole or not at all."""
+        contents = {
+            PREPROCESSING: _json_bytes(preprocessor.to_dict()),
+            SIGNATURE: _json_bytes(signature.to_dict()),
+            **{f"{part}.parquet": parts[part].parquet_bytes() for part in self._parts()},
+        }
+        record = {
+            "format_version": FORMAT_VERSION,
+            "input": digest,
+            "config": self._config,
+            "files": {name: _fingerprint(content) for name, content in contents.items()},
+        }
+        contents[PREPARED] = _json_bytes(record)
+        directory = self._directory(digest)
+        if io.is_remote(directory):
+            self._write_remote(directory, contents)
+        else:
+            self._write_local(io.local_path(directory), contents, digest)
+        return Prepared(
+            directory=directory,
+            train=parts["train"],
+            val=parts.get("val"),
+            test=parts.get("test"),
+            preprocessor=preprocessor,
+            signature=signature,
+            digest=digest,
+            reused=False,
+        )
+
+    def _write_remote(self, directory: str, contents: Mapping[str, bytes]) -> None:
+        # There is no rename there. What is written depends on input and settings alone, so rivals
+        # write the same bytes; the record goes first and comes last, so that nothing half written
+        # is ever described as whole.
+        io.remove_tree(io.join(directory, PREPARED), self._storage_options)
+        for name, content in contents.items():
+            io.write_bytes(io.join(directory, name), content, self._storage_options)
+
+    def _write_local(self, target: Path, contents: Mapping[str, bytes], digest: str) -> None:
+        _sweep(target.parent)
+        staging = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(6)}.staging")
+        try:
+            staging.mkdir(parents=True)
+            for name, content in contents.items():
+                io.write_bytes(str(staging / name), content)
+            self._publish(staging, target, digest)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def _publish(self, staging: Path, target: Path, digest: str) -> None:
+        """Rename the staged directory into its place, unless a rival has put the same there."""
+        for _ in range(_PUBLISH_ATTEMPTS):
+            try:
+                staging.rename(target)
+            except OSError as error:
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                    raise
+            else:
+                return
+            if self.read(digest, source="") is not None:
+                return
+            # What is there is damaged: out of the way with it, in one step.
+            aside = staging.with_name(f"{staging.name.removesuffix('.staging')}-old.staging")
+            with contextlib.suppress(FileNotFoundError):
+                target.rename(aside)
+                if aside.is_dir() and not aside.is_symlink():
+                    shutil.rmtree(aside, ignore_errors=True)
+                else:
+                    aside.unlink()
+        raise DataError(f"'{target}' can't be put in place: others keep replacing it.")
+
+
+def _damaged(directory: str, error: Exception) -> Prepared | None:
+    """Tell that prepared data will be made again, and why."""
+    logger.warning("%s is damaged and is made again: %s", public_url(directory), error)
+    return None
+
+
+def _sweep(parent: Path) -> None:
+    """Remove what processes left behind that were killed while they wrote."""
+    if os.name != "posix" or not parent.is_dir():
+        return
+    for leftover in parent.glob(".*.staging"):
+        found = re.fullmatch(r"\..+\.(\d+)-[0-9a-f]+(?:-old)?\.staging", leftover.name)
+        if found is None:
+            continue
+        try:
+            os.kill(int(found[1]), 0)
+        except ProcessLookupError:
+            shutil.rmtree(leftover, ignore_errors=True)
+        except (PermissionError, OverflowError):
+            continue
+
+
+def _fingerprint(content: bytes) -> dict[str, Any]:
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _json_bytes(state: object) -> bytes:
+    text = json.dumps(state, indent=2, ensure_ascii=False, allow_nan=False)
+    return f"{text}\n".encode()

@@ -1,0 +1,207 @@
+"""Where raw tables come from: scikit-learn's own data sets, local files and URLs."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import io as text_io
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ml_project_template.errors import ConfigError, DataError, unknown
+from ml_project_template.utils import io
+from ml_project_template.utils.secrets import public_url
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SKLEARN_DATASETS", "Onboarded", "onboard"]
+
+SKLEARN_DATASETS = ("breast_cancer", "digits", "iris", "wine")
+
+_SKLEARN = "sklearn:"
+
+
+@dataclass(frozen=True)
+class Onboarded:
+    """A raw table that lies where the next stage looks for it.
+
+    Attributes:
+        path: The path or URL of the table.
+        digest: The SHA-256 of the file, hexadecimal.
+        size: The size of the file in bytes.
+        rows: The number of rows where the source tells it, else None.
+        changed: Whether the file was written now; False where it was there already.
+    """
+
+    path: str
+    digest: str
+    size: int
+    rows: int | None
+    changed: bool
+
+
+def onboard(
+    *,
+    source: str | None,
+    path: str,
+    storage_options: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Onboarded:
+    """Put a raw table in its place, unchanged, with a record of where it came from.
+
+    The record is ``<path>.json``: source without credentials, SHA-256, size and time. A table that
+    is in its place already, and is what the record says, is not fetched again from a URL; a local
+    source is compared.
+
+    Args:
+        source: ``sklearn:iris``, ``sklearn:wine``, ``sklearn:breast_cancer`` or
+            ``sklearn:digits``, a local file, or a URL (``https://``, ``s3://``). None where the
+            table at ``path`` is the user's own: then nothing is written.
+        path: Where the table shall lie, a local path or a URL.
+        storage_options: Options of the storage.
+        force: Fetch again, and replace a file at ``path`` that is not ours.
+
+    Returns:
+        Where the table is and what it is.
+
+    Raises:
+        ConfigError: The source is a data set that scikit-learn does not ship.
+        DataError: The source is a directory, or there is another file at ``path`` already.
+        FileNotFoundError: There is no such source, or no table at ``path`` where no source is
+            named.
+        ConnectionError: The server of the source can't be reached.
+    """
+    if io.is_dir(path, storage_options):
+        raise DataError(f"'{public_url(path)}' is a directory; the path must name a file.")
+    if source is None or _same_file(source, path):
+        return _describe(path, storage_options, rows=None, changed=False)
+    if source.startswith(_SKLEARN):
+        content, rows = _sklearn_csv(source.removeprefix(_SKLEARN))
+        with tempfile.TemporaryDirectory(prefix="ml-project-onboard-") as directory:
+            table = Path(directory, "table.csv")
+            table.write_bytes(content)
+            return _place(source, str(table), path, storage_options, force=force, rows=rows)
+    if not io.is_remote(source):
+        if Path(source).is_dir():
+            raise DataError(f"The source '{source}' is a directory; it must be a file.")
+        return _place(source, source, path, storage_options, force=force, rows=None)
+    record = _read_record(path, storage_options)
+    if not force and record is not None and record.get("source") == public_url(source):
+        present = _describe(path, storage_options, rows=None, changed=False)
+        if present.digest == record.get("sha256"):
+            return present
+    with tempfile.TemporaryDirectory(prefix="ml-project-onboard-") as directory:
+        fetched = str(Path(directory, "table"))
+        io.copy(source, fetched, storage_options)
+        return _place(source, fetched, path, storage_options, force=force, rows=None)
+
+
+def _place(
+    source: str,
+    table: str,
+    path: str,
+    storage_options: Mapping[str, Any] | None,
+    *,
+    force: bool,
+    rows: int | None,
+) -> Onboarded:
+    """Copy a local table to its place, unless the same one, or somebody else's, is there."""
+    record = _read_record(path, storage_options)
+    changed = True
+    if io.exists(path, storage_options):
+        present = io.sha256(path, storage_options)
+        changed = present != io.sha256(table)
+        ours = record is not None and record.get("sha256") == present
+        if changed and not ours and not force:
+            raise DataError(
+                f"'{public_url(path)}' exists and is not what '{public_url(source)}' gives; "
+                "remove it, choose another path or set force=true."
+            )
+    if changed:
+        io.copy(table, path, storage_options)
+    onboarded = _describe(path, storage_options, rows=rows, changed=changed)
+    shown = public_url(source)
+    if changed or record is None or record.get("source") != shown:
+        io.write_json(
+            f"{path}.json",
+            {
+                "source": shown,
+                "sha256": onboarded.digest,
+                "size": onboarded.size,
+                "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            },
+            storage_options,
+        )
+    return onboarded
+
+
+def _describe(
+    path: str, storage_options: Mapping[str, Any] | None, *, rows: int | None, changed: bool
+) -> Onboarded:
+    digest = hashlib.sha256()
+    size = 0
+    with io.open_binary(path, storage_options) as handle:
+        while block := handle.read(1024 * 1024):
+            digest.update(block)
+            size += len(block)
+    return Onboarded(path=path, digest=digest.hexdigest(), size=size, rows=rows, changed=changed)
+
+
+def _read_record(path: str, storage_options: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Read the record beside a table; None where there is none that can be read."""
+    try:
+        record = io.read_json(f"{path}.json", storage_options=storage_options)
+    except (FileNotFoundError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _same_file(source: str, path: str) -> bool:
+    if io.is_remote(source) or io.is_remote(path):
+        return source == path
+    return io.local_path(source).resolve() == io.local_path(path).resolve()
+
+
+def _sklearn_csv(name: str) -> tuple[bytes, int]:
+    """Write one of scikit-learn's own data sets as CSV.
+
+    Args:
+        name: One of ``SKLEARN_DATASETS``.
+
+    Returns:
+        The bytes of the CSV, its last column ``target`` with class names, and the number of rows.
+
+    Raises:
+        ConfigError: There is no such data set.
+    """
+    if name not in SKLEARN_DATASETS:
+        raise ConfigError(unknown("data set of scikit-learn", name, SKLEARN_DATASETS))
+    from sklearn import datasets
+
+    bunch = getattr(datasets, f"load_{name}")()
+    names = [_identifier(str(feature)) for feature in bunch.feature_names]
+    columns = [_texts(bunch.data[:, index]) for index in range(len(names))]
+    labels = [str(bunch.target_names[code]) for code in bunch.target]
+    sink = text_io.StringIO(newline="")
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow([*names, "target"])
+    writer.writerows(zip(*columns, labels, strict=True))
+    return sink.getvalue().encode(), len(labels)
+
+
+def _identifier(name: str) -> str:
+    """Write ``sepal length (cm)`` as ``sepal_length_cm``."""
+    return re.sub(r"[^0-9a-z]+", "_", name.lower()).strip("_")
+
+
+def _texts(values: np.ndarray[Any, Any]) -> list[str]:
+    """Write a column so that reading gives the same bits: whole numbers as such."""
+    whole = bool(np.all(values == np.floor(values)))
+    return [str(int(value)) if whole else repr(float(value)) for value in values]

@@ -1,0 +1,207 @@
+"""The contract of a model with those who send it rows."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml_project_template.data import Signature, TabularDataset
+from ml_project_template.errors import DataError
+
+
+@pytest.fixture
+def dataset() -> TabularDataset:
+    features = pd.DataFrame(
+        {
+            "width": [0.5, np.nan, 1.5, 2.5, np.nan, 3.5, 4.5],
+            "count": [1, 2, 3, 4, 5, 6, 7],
+            "on": [True, False, True, True, True, True, True],
+            "void": [np.nan] * 7,
+        }
+    )
+    labels = ["a", "a", "a", "a", "a", "b", "c"]
+    return TabularDataset(features, labels, target_column="kind")
+
+
+@pytest.fixture
+def signature(dataset: TabularDataset) -> Signature:
+    return Signature.from_dataset(dataset)
+
+
+def _flat(*names: str) -> Signature:
+    frame = pd.DataFrame({name: [1.0, 2.0] for name in names})
+    return Signature.from_dataset(TabularDataset(frame, ["p", "q"], target_column="t"))
+
+
+def test_a_signature_describes_the_rows(signature: Signature) -> None:
+    assert signature.feature_names == ("width", "count", "on", "void")
+    assert signature.target == "kind"
+    assert signature.class_names == ("a", "b", "c")
+    assert signature.n_rows == 7
+    width, count, on, void = signature.features
+    assert [feature.type for feature in signature.features] == ["float", "int", "bool", "float"]
+    assert (width.min, width.max, width.mean) == (0.5, 4.5, 2.5)
+    assert width.missing == pytest.approx(2 / 7)
+    assert (count.min, count.max, count.mean, count.missing) == (1, 7, 4, 0)
+    assert count.quantiles is not None
+    np.testing.assert_allclose(count.quantiles, np.quantile(range(1, 8), np.linspace(0, 1, 11)))
+    assert (on.min, on.max) == (0, 1)
+    assert on.mean == pytest.approx(6 / 7)
+    assert (void.min, void.max, void.mean, void.missing, void.quantiles) == (None,) * 3 + (1, None)
+
+
+def test_the_sample_shows_as_many_classes_as_it_can(signature: Signature) -> None:
+    assert [row["count"] for row in signature.sample] == [1, 6, 7, 2, 3]
+    assert signature.sample[0] == {"width": 0.5, "count": 1, "on": True, "void": None}
+    assert [type(value) for value in signature.sample[0].values()] == [float, int, bool, type(None)]
+
+
+def test_the_sample_of_a_tiny_table_has_its_rows_once() -> None:
+    assert [row["x"] for row in _flat("x").sample] == [1.0, 2.0]
+
+
+def test_numbers_near_the_limits_of_floats_have_a_mean() -> None:
+    frame = pd.DataFrame({"huge": [1.7e308, 1.6e308], "tiny": [5e-324, 5e-324]})
+    data = TabularDataset(frame, ["p", "q"], target_column="t")
+    huge, tiny = Signature.from_dataset(data).features
+    assert huge.mean == pytest.approx(1.65e308)
+    assert tiny.mean == 5e-324
+
+
+def test_a_signature_survives_json(signature: Signature) -> None:
+    text = json.dumps(signature.to_dict(), allow_nan=False)
+    assert Signature.from_dict(json.loads(text)) == signature
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["extra"], 1, "Unknown key 'extra'"),
+        (["target"], 5, "signature.target must be text, got 5"),
+        (["n_rows"], -1, "signature.n_rows must be a whole number"),
+        (["n_rows"], True, "signature.n_rows must be a whole number"),
+        (["class_names"], "abc", "signature.class_names must be a list"),
+        (["class_names"], [1], "signature.class_names must be text"),
+        (["features"], [], "at least one feature"),
+        (["features"], [5], "signature.features must be an object, got 5"),
+        (["features", 0, "name"], "count", "each once"),
+        (["features", 0, "type"], "text", "Unknown type 'text'"),
+        (["features", 0, "min"], "1", r"signature.features.min must be a finite number or null"),
+        (["features", 0, "max"], float("inf"), "must be a finite number or null"),
+        (["features", 0, "missing"], 1.5, r"must be in \[0, 1\], got 1.5"),
+        (["features", 0, "missing"], None, r"must be in \[0, 1\], got None"),
+        (["features", 0, "quantiles"], [1.0], "must be 11 numbers"),
+        (["features", 0, "more"], 1, "Unknown key 'more'"),
+        (["sample", 0, "width"], "wide", "signature.sample must be a finite number"),
+        (["sample", 0, "wide"], 1.0, "Unknown key 'wide'. Did you mean 'width'"),
+    ],
+)
+def test_a_damaged_signature_is_told_in_one_line(
+    signature: Signature, path: list[Any], value: object, message: str
+) -> None:
+    state: Any = copy.deepcopy(signature.to_dict())
+    place = state
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = value
+    with pytest.raises(DataError, match=message) as caught:
+        Signature.from_dict(state)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_signature_without_a_key_is_told(signature: Signature) -> None:
+    state = signature.to_dict()
+    del state["target"]
+    with pytest.raises(DataError, match="signature: the key 'target' is missing"):
+        Signature.from_dict(state)
+    wrong: Any = []
+    with pytest.raises(DataError, match="signature must be an object"):
+        Signature.from_dict(wrong)
+
+
+# -- rows ------------------------------------------------------------------------------------------
+
+ROWS = [[1.5, 2.0], [np.nan, -3.0]]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS,
+        [[1.5, 2], [None, -3]],
+        [(1.5, 2), (float("nan"), np.int64(-3))],
+        [np.array([1.5, 2]), np.array([np.nan, -3])],
+        np.array(ROWS),
+        np.array(ROWS, dtype=np.float32),
+        np.array([[1.5, 2], [None, -3]], dtype=object),
+        [{"x": 1.5, "größe y": 2}, {"größe y": -3, "x": None}],
+        [{"x": 1.5, "größe y": 2, "t": "p"}, {"größe y": -3, "x": None, "t": "q"}],
+        pd.DataFrame({"größe y": [2, -3], "other": ["u", "v"], "x": [1.5, None]}),
+        pd.DataFrame({"größe y": [2, -3], "x": pd.array([1.5, None], dtype="Float64")}),
+        pd.DataFrame({"größe y": [2, -3], "x": np.array([1.5, None], dtype=object)}, index=[5, 6]),
+    ],
+)
+def test_rows_of_every_form_become_the_same_frame(rows: Any) -> None:
+    frame = _flat("x", "größe y").rows_to_frame(rows)
+    pd.testing.assert_frame_equal(frame, pd.DataFrame(ROWS, columns=["x", "größe y"]))
+
+
+def test_truth_values_are_numbers() -> None:
+    signature = _flat("x")
+    for rows in ([[True]], pd.DataFrame({"x": [True]}), np.array([[True]])):
+        assert signature.rows_to_frame(rows).to_numpy().tolist() == [[1.0]]
+    nullable = pd.DataFrame({"x": pd.array([True, None], dtype="boolean")})
+    assert signature.rows_to_frame(nullable)["x"].isna().tolist() == [False, True]
+
+
+def test_no_rows_are_a_frame_without_rows() -> None:
+    frame = _flat("x", "y").rows_to_frame([])
+    assert frame.shape == (0, 2)
+    assert list(frame.columns) == ["x", "y"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[1, 2], [3]], "Row 2 has 1 values; 2 are needed: width, height"),
+        ([[1, 2], [3, "4"]], "Row 2: feature 'height' must be a finite number, got '4'"),
+        ([[1, float("inf")]], "Row 1: feature 'height' must be a finite number, got inf"),
+        ([[1, 10**400]], "Row 1: feature 'height' must be a finite number, got inf"),
+        ([[1, [2]]], r"feature 'height' must be a finite number, got \[2\]"),
+        ([[1, "z" * 10_000]], r"got 'z{56}\.\.\."),
+        ([{"width": 1}], "Row 1: the feature 'height' is missing"),
+        ([{"width": 1, "heigth": 2}], "the feature 'height' is missing; is it 'heigth'?"),
+        ([{"width": 1, "height": 2, "hight": 3}], "Row 1: Unknown feature 'hight'. Did you mean"),
+        ([1, 2], "Row 1 must be a list of values or an object by feature name, got 1"),
+        (["ab"], "Row 1 must be a list of values"),
+        ("ab", "Rows must be a table or a list of rows, got 'ab'"),
+        ({"width": [1]}, "Rows must be a table or a list of rows"),
+        (5, "Rows must be a table or a list of rows, got 5"),
+        (np.zeros((2, 3)), r"must have the shape \(n, 2\).*got the shape \(2, 3\)"),
+        (np.zeros(2), r"got the shape \(2,\)"),
+        (np.array([["a", "b"]]), "Row 1: feature 'width' must be a finite number, got 'a'"),
+        (np.array([[1, np.inf]]), "Row 1: feature 'height' must be a finite number, got inf"),
+        (pd.DataFrame({"width": [1]}), "The table: the feature 'height' is missing"),
+        (pd.DataFrame({"width": [1], "Height": [1]}), "is missing; is it 'Height'"),
+        (pd.DataFrame({"width": [1, 2], "height": ["3", "x"]}), "Row 1: .* got '3'"),
+        (pd.DataFrame([[1, 2, 3]], columns=["width", "height", "width"]), "more than once"),
+    ],
+)
+def test_wrong_rows_are_told_by_row_and_feature(rows: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        _flat("width", "height").rows_to_frame(rows)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_strict_refuses_what_is_no_feature() -> None:
+    signature = _flat("x")
+    with pytest.raises(DataError, match="Unknown feature 'other'"):
+        signature.rows_to_frame(pd.DataFrame({"x": [1], "other": [2]}), strict=True)
+    with pytest.raises(DataError, match="Row 1: Unknown feature 't'"):
+        signature.rows_to_frame([{"x": 1, "t": "p"}], strict=True)
