@@ -1,0 +1,80 @@
+"""Batches of data that lie in memory, without a ``DataLoader``.
+
+A ``DataLoader`` fetches row by row and collates; on small batches that costs several times the
+arithmetic. Here rows are permuted once an epoch, gathered block by block, and batches are views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+__all__ = ["Batches", "batch_bounds"]
+
+# Rows gathered at once: enough to make the gathering cheap, little beside a large table.
+_BLOCK_ROWS = 65_536
+
+
+def batch_bounds(n_rows: int, batch_size: int) -> list[tuple[int, int]]:
+    """Cut rows into batches.
+
+    A last batch of a single row is merged into the one before: batch normalisation needs two rows
+    to estimate a variance.
+
+    Args:
+        n_rows: How many rows there are.
+        batch_size: Rows in a batch.
+
+    Returns:
+        ``(start, stop)`` of each batch, in order, covering every row once.
+    """
+    bounds = [(start, min(start + batch_size, n_rows)) for start in range(0, n_rows, batch_size)]
+    if len(bounds) > 1 and batch_size > 1 and bounds[-1][1] - bounds[-1][0] == 1:
+        (start, _), (_, stop) = bounds[-2:]
+        bounds[-2:] = [(start, stop)]
+    return bounds
+
+
+class Batches:
+    """Iterates over ``(X, y)`` in batches, each iteration in a new random order.
+
+    Args:
+        X: Features of shape ``(n_samples, ...)``.
+        y: Targets of shape ``(n_samples, ...)``, on the same device.
+        batch_size: Rows in a batch. From ``n_samples`` on there is one batch, in the given order.
+        generator: Draws the order, on the CPU; seed it to make the order reproducible.
+    """
+
+    def __init__(
+        self, X: torch.Tensor, y: torch.Tensor, batch_size: int, generator: torch.Generator
+    ) -> None:
+        self._X = X
+        self._y = y
+        self._generator = generator
+        self._bounds = batch_bounds(len(X), batch_size)
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if len(self._bounds) == 1:
+            yield self._X, self._y
+            return
+        order = torch.randperm(len(self._X), generator=self._generator).to(self._X.device)
+        for block in self._blocks():
+            offset = block[0][0]
+            rows = order[offset : block[-1][1]]
+            X, y = self._X.index_select(0, rows), self._y.index_select(0, rows)
+            for start, stop in block:
+                yield X[start - offset : stop - offset], y[start - offset : stop - offset]
+
+    def _blocks(self) -> Iterator[list[tuple[int, int]]]:
+        """Group the batches so that a block has at most ``_BLOCK_ROWS`` rows, or one batch."""
+        block: list[tuple[int, int]] = []
+        for start, stop in self._bounds:
+            if block and stop - block[0][0] > _BLOCK_ROWS:
+                yield block
+                block = []
+            block.append((start, stop))
+        yield block

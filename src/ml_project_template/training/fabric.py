@@ -1,0 +1,41 @@
+"""The one place where Lightning Fabric is imported and made."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+__all__ = ["Precision", "make_fabric"]
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+def make_fabric(accelerator: str, precision: Precision) -> Fabric:
+    """Make a Fabric for one device.
+
+    Args:
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: Of the arithmetic; the weights are float32 in each of them.
+
+    Returns:
+        A Fabric on that device.
+
+    Raises:
+        ConfigError: The machine has no such accelerator.
+    """
+    # Imported here: it takes some seconds, and only models on torch need it.
+    from lightning.fabric import Fabric
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    from ml_project_template.errors import ConfigError
+
+    try:
+        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+    except (MisconfigurationException, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError(
+            f"model.accelerator={accelerator} can't be used with precision {precision} here: "
+            f"{reason}"
+        ) from error

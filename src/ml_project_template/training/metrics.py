@@ -1,0 +1,165 @@
+"""Metrics of a classification, on numpy arrays alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ml_project_template.errors import ConfigError
+
+__all__ = [
+    "ClassWeight",
+    "classification_metrics",
+    "confusion_counts",
+    "resolve_class_weight",
+    "roc_curve",
+    "softmax",
+]
+
+ClassWeight = Literal["balanced"] | list[float] | None
+
+
+def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
+    """Turn raw scores into probabilities.
+
+    Args:
+        scores: Raw scores of shape ``(n_samples, n_classes)``.
+
+    Returns:
+        Probabilities of the same shape, float64; each row sums to 1.
+    """
+    # The row's maximum is taken off first, so that no exponential overflows.
+    exponentials = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    result: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
+    return result
+
+
+def resolve_class_weight(
+    class_weight: ClassWeight, y: NDArray[np.int64], num_classes: int
+) -> NDArray[np.float64] | None:
+    """Work out a weight for each class.
+
+    Args:
+        class_weight: ``balanced`` gives class ``c`` the weight ``n / (num_classes * n_c)`` (King
+            and Zeng, 2001); a list gives a weight for each class, in the order of the class names;
+            None weighs all rows alike.
+        y: Class codes of the training rows, of shape ``(n_samples,)``.
+        num_classes: How many classes there are.
+
+    Returns:
+        Weights of shape ``(num_classes,)``, or None. A class without a row weighs 1.
+
+    Raises:
+        ConfigError: A list of another length, or with a weight that isn't positive.
+    """
+    if class_weight is None:
+        return None
+    if class_weight == "balanced":
+        counts = np.bincount(y, minlength=num_classes)
+        return np.where(counts > 0, len(y) / (num_classes * np.maximum(counts, 1)), 1.0)
+    if not isinstance(class_weight, Sequence) or isinstance(class_weight, str):
+        raise ConfigError(
+            f"training.class_weight must be balanced, null or a list of {num_classes} numbers, "
+            f"got {class_weight!r}."
+        )
+    weights = np.asarray(class_weight, dtype=np.float64)
+    if weights.shape != (num_classes,):
+        raise ConfigError(
+            f"training.class_weight has {weights.size} weights for {num_classes} classes: "
+            "give one for each class."
+        )
+    if not (np.isfinite(weights).all() and (weights > 0).all()):
+        raise ConfigError(
+            f"training.class_weight must hold positive numbers, got {list(class_weight)}."
+        )
+    return weights
+
+
+def classification_metrics(
+    y: ArrayLike, probabilities: ArrayLike, *, class_weight: ArrayLike | None = None
+) -> dict[str, float]:
+    """Score predicted probabilities.
+
+    Args:
+        y: Class codes of shape ``(n_samples,)``.
+        probabilities: Of shape ``(n_samples, n_classes)``.
+        class_weight: Weights of shape ``(n_classes,)`` for ``loss``; None weighs all rows alike.
+
+    Returns:
+        ``loss``, the log loss weighted by class, as a fit minimises it; ``log_loss``, the same
+        unweighted, in nats; ``accuracy``; ``f1_macro``, the mean F1 over the classes that occur
+        in the labels or the predictions; ``roc_auc``, the area under the ROC curve (of class 1 for
+        two classes, the mean over one class against the rest for more; Hand and Till call it macro
+        one-vs-rest), left out if a class has no row.
+    """
+    codes = np.asarray(y, dtype=np.int64)
+    chances = np.asarray(probabilities, dtype=np.float64)
+    n_rows, n_classes = chances.shape
+    # Clipped as scikit-learn does: a confident error costs much, but not infinitely much.
+    eps = np.finfo(np.float64).eps
+    losses = -np.log(np.clip(chances[np.arange(n_rows), codes], eps, 1.0))
+    weights = None if class_weight is None else np.asarray(class_weight, dtype=np.float64)[codes]
+
+    counts = confusion_counts(codes, chances.argmax(axis=1), n_classes)
+    hits, actual, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    occurring = (actual + predicted) > 0
+    f1 = 2 * hits[occurring] / (actual + predicted)[occurring]
+    metrics = {
+        "loss": float(np.average(losses, weights=weights)),
+        "log_loss": float(losses.mean()),
+        "accuracy": float(hits.sum() / n_rows),
+        "f1_macro": float(f1.mean()),
+    }
+    if n_classes > 1 and (actual > 0).all():
+        positives = [1] if n_classes == 2 else range(n_classes)
+        areas = [_area_under_roc(codes == k, chances[:, k]) for k in positives]
+        metrics["roc_auc"] = float(np.mean(areas))
+    return metrics
+
+
+def confusion_counts(
+    y: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], num_classes: int
+) -> NDArray[np.int64]:
+    """Count the pairs of actual and predicted class.
+
+    Args:
+        y: Class codes of shape ``(n_samples,)``.
+        predicted: Predicted class codes of shape ``(n_samples,)``.
+        num_classes: How many classes there are.
+
+    Returns:
+        Counts of shape ``(num_classes, num_classes)``: row = actual, column = predicted.
+    """
+    pairs = np.bincount(y * num_classes + predicted, minlength=num_classes**2)
+    return pairs.reshape(num_classes, num_classes).astype(np.int64)
+
+
+def roc_curve(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Trace the receiver operating characteristic.
+
+    Args:
+        positive: Which rows are positive, of shape ``(n_samples,)``; both kinds must occur.
+        scores: Of shape ``(n_samples,)``: the higher, the more likely positive.
+
+    Returns:
+        False and true positive rates at each distinct threshold, from (0, 0) to (1, 1).
+    """
+    order = np.argsort(-scores, kind="stable")
+    # Rows of equal score pass a threshold together: only the last of them is a point.
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    true = np.cumsum(positive[order])[last]
+    false = last + 1 - true
+    return (
+        np.concatenate([[0.0], false / max(false[-1], 1)]),
+        np.concatenate([[0.0], true / max(true[-1], 1)]),
+    )
+
+
+def _area_under_roc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    false_rate, true_rate = roc_curve(positive, scores)
+    return float(np.trapezoid(true_rate, false_rate))

@@ -1,0 +1,33 @@
+"""As many threads as the arithmetic is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["intra_op_threads"]
+
+# Multiply-adds of the largest matrix product of a step. Below that, two threads were seen to cost
+# up to twelve times one on a busy machine: handing over the work takes longer than doing it.
+_ONE_THREAD_BELOW = 4_000_000
+
+
+@contextmanager
+def intra_op_threads(multiply_adds: int) -> Iterator[None]:
+    """Choose torch's intra-op threads for a block of code, and put them back after it.
+
+    Args:
+        multiply_adds: The size of the largest matrix product: rows times inputs times outputs.
+    """
+    before = torch.get_num_threads()
+    wanted = 1 if multiply_adds < _ONE_THREAD_BELOW else before
+    if wanted == before:
+        yield
+        return
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
