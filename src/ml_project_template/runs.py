@@ -1,0 +1,224 @@
+"""What a training tells of itself: the interface of a run and of whatever keeps runs.
+
+The pair that keeps nothing stands here too, so that a training without tracking imports no MLflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+__all__ = [
+    "DisabledRun",
+    "DisabledTracker",
+    "FeatureLike",
+    "Run",
+    "RunReporter",
+    "SignatureLike",
+    "Tracker",
+    "reporter",
+]
+
+
+class FeatureLike(Protocol):
+    """One raw input column: its name and ``"float"``, ``"int"`` or ``"bool"``."""
+
+    @property
+    def name(self) -> str:
+        """The column's name."""
+        ...
+
+    @property
+    def type(self) -> str:
+        """The column's type."""
+        ...
+
+
+class SignatureLike(Protocol):
+    """The raw columns a model takes and the classes it tells apart."""
+
+    @property
+    def features(self) -> Sequence[FeatureLike]:
+        """The raw columns, in order."""
+        ...
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        """The classes, in order."""
+        ...
+
+
+class Run(ABC):
+    """One training, as the tracker sees it.
+
+    Attributes:
+        id: The run's id, None where nothing is tracked.
+        experiment_id: The id of its experiment, None where nothing is tracked.
+    """
+
+    id: str | None = None
+    experiment_id: str | None = None
+
+    @abstractmethod
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log flat parameters; a long value is kept whole in ``params_long.json``."""
+
+    @abstractmethod
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log metrics, of one step where `step` is given; sent in batches."""
+
+    @abstractmethod
+    def log_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags; None values are left out."""
+
+    @abstractmethod
+    def log_dataset(
+        self,
+        name: str,
+        *,
+        digest: str | None,
+        source: str | None,
+        context: str,
+        schema: Any = None,
+        profile: Any = None,
+    ) -> None:
+        """Record a data set as an input of the run.
+
+        Args:
+            name: The data set's name.
+            digest: SHA-256 of the file it came from; its first 36 characters are kept.
+            source: The path or address it came from.
+            context: What it was used for: ``"train"``, ``"val"`` or ``"test"``.
+            schema: What describes its columns, as plain JSON.
+            profile: What describes its size, as plain JSON.
+        """
+
+    @abstractmethod
+    def log_text(self, text: str, artifact: str) -> None:
+        """Store a text under a path among the run's artifacts; secrets are hidden."""
+
+    @abstractmethod
+    def log_bytes(self, data: bytes, artifact: str) -> None:
+        """Store bytes, such as a PNG, under a path among the run's artifacts."""
+
+    @abstractmethod
+    def log_model(
+        self,
+        directory: str | Path,
+        *,
+        signature: SignatureLike,
+        sample: Sequence[Mapping[str, Any]],
+        requirements: Sequence[str] = (),
+    ) -> None:
+        """Store a local model directory as an MLflow model that scores raw rows.
+
+        Args:
+            directory: The model directory, on this machine.
+            signature: The raw columns and the class names.
+            sample: Some raw rows, shown as the input example.
+            requirements: Names of installed packages that loading needs, besides this one
+                (``"torch"``); each is pinned to the version installed here.
+        """
+
+
+class Tracker(ABC):
+    """Where runs are kept."""
+
+    @abstractmethod
+    def start_run(
+        self, *, experiment_name: str, run_name: str | None = None
+    ) -> AbstractContextManager[Run]:
+        """Open a run for the time of a ``with`` block.
+
+        Args:
+            experiment_name: The experiment; made where it is not there yet.
+            run_name: The run's name; None lets the tracker find one.
+        """
+
+
+class DisabledRun(Run):
+    """A run that is kept nowhere."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Do nothing."""
+
+    def log_tags(self, tags: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def log_dataset(
+        self,
+        name: str,
+        *,
+        digest: str | None,
+        source: str | None,
+        context: str,
+        schema: Any = None,
+        profile: Any = None,
+    ) -> None:
+        """Do nothing."""
+
+    def log_text(self, text: str, artifact: str) -> None:
+        """Do nothing."""
+
+    def log_bytes(self, data: bytes, artifact: str) -> None:
+        """Do nothing."""
+
+    def log_model(
+        self,
+        directory: str | Path,
+        *,
+        signature: SignatureLike,
+        sample: Sequence[Mapping[str, Any]],
+        requirements: Sequence[str] = (),
+    ) -> None:
+        """Do nothing."""
+
+
+class DisabledTracker(Tracker):
+    """Keeps nothing: imports no MLflow and writes no file."""
+
+    @contextlib.contextmanager
+    def start_run(
+        self,
+        *,
+        experiment_name: str,  # noqa: ARG002 - the name is the interface's
+        run_name: str | None = None,  # noqa: ARG002
+    ) -> Iterator[Run]:
+        """Give a run that is kept nowhere."""
+        yield DisabledRun()
+
+
+class RunReporter:
+    """Sends what a fit reports to a run, as the series ``epoch/<name>``."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def report(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        total: int | None = None,  # noqa: ARG002 - the name is the interface's
+    ) -> None:
+        """Log the metrics of one step.
+
+        Args:
+            step: The epoch or boosting stage.
+            metrics: Its values by name, such as ``val_loss``.
+            total: How many steps there will be; of no use here.
+        """
+        self.run.log_metrics({f"epoch/{name}": value for name, value in metrics.items()}, step)
+
+
+def reporter(run: Run) -> RunReporter:
+    """Make what a fit can report to out of a run."""
+    return RunReporter(run)

@@ -1,0 +1,909 @@
+"""Runs on a real MLflow, in a database of the test's own."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ml_project_template.data.tabular import TabularDataset
+from ml_project_template.errors import TrackingError
+from ml_project_template.models.registry import ModelRegistry
+from ml_project_template.predictor import Predictor
+from ml_project_template.tracking import (
+    CONSOLE_LOG,
+    LONG_PARAMS,
+    DisabledTracker,
+    MLflowTracker,
+    Run,
+    Terminated,
+    check_reachable,
+    download_model,
+    reporter,
+    tracking_uri,
+)
+from ml_project_template.tracking_address import build_once
+from ml_project_template.utils.signals import stopping_by_exception
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run as StoredRun
+
+    from ml_project_template.models.base import BaseModel
+
+SECRET = "hunter2-and-more"
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and nothing in them: making one takes two seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with pytest.raises(TrackingError, match="names no model"):
+        download_model("nothing", f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> str:
+    """The address of a database that is ready for use."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def iris() -> TabularDataset:
+    from sklearn.datasets import load_iris
+
+    data = load_iris(as_frame=True)
+    columns = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+    return TabularDataset(
+        data.data.set_axis(columns, axis=1),
+        pd.Series(data.target_names[data.target]),
+        target_column="species",
+        name="iris",
+        digest="a" * 64,
+        source="data/iris.csv",
+    )
+
+
+@pytest.fixture(scope="session")
+def model(iris: TabularDataset) -> BaseModel:
+    make: Any = ModelRegistry.get("gb_classifier")
+    model: BaseModel = make(max_iter=3)
+    model.train(experiment_name="none", train_data=iris, seed=0, tracking=False)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model_directory(model: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return model.save(tmp_path_factory.mktemp("models") / "iris")
+
+
+def client_of(store: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(store, registry_uri=store)
+
+
+def stored_run(store: str, run_id: str | None) -> StoredRun:
+    assert run_id is not None
+    return client_of(store).get_run(run_id)
+
+
+def artifact(run: StoredRun, path: str) -> Path:
+    return Path(run.info.artifact_uri.removeprefix("file://"), path)
+
+
+def log_model(store: str, model: BaseModel, directory: str) -> str:
+    assert model.signature is not None
+    with MLflowTracker(store).start_run(experiment_name="iris") as run:
+        run.log_model(
+            directory,
+            signature=model.signature,
+            sample=model.signature.sample,
+            requirements=model.packages,
+        )
+    assert run.id is not None
+    return run.id
+
+
+def test_a_run_that_comes_to_its_end_is_finished_and_holds_what_was_logged(store: str) -> None:
+    tracker = MLflowTracker(store, parent_run_id="0" * 32, tags={"team": "blue", "none": None})
+    with tracker.start_run(experiment_name="first", run_name="one") as run:
+        run.log_params({"model.layers": 2, "seed": 0})
+        run.log_metrics({"val_accuracy": 0.5})
+        run.log_tags({"model": "gb"})
+        run.log_text("hello", "notes/hello.txt")
+        run.log_bytes(b"\x00\x01", "plots/x.png")
+    found = stored_run(store, run.id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "one"
+    assert found.info.experiment_id == run.experiment_id
+    assert found.data.params == {"model.layers": "2", "seed": "0"}
+    assert found.data.metrics == {"val_accuracy": 0.5}
+    assert found.data.tags["mlflow.parentRunId"] == "0" * 32
+    assert found.data.tags["team"] == "blue"
+    assert found.data.tags["model"] == "gb"
+    assert "none" not in found.data.tags
+    assert artifact(found, "notes/hello.txt").read_text() == "hello"
+    assert artifact(found, "plots/x.png").read_bytes() == b"\x00\x01"
+
+
+def test_artifacts_stand_beside_the_database(
+    store: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: Any
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    with MLflowTracker(store).start_run(experiment_name="a/b c") as run:
+        run.log_text("x", "x.txt")
+    assert artifact(stored_run(store, run.id), "x.txt").is_relative_to(tmp_path / "mlruns")
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_run_knows_the_commit_it_came_from(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    monkeypatch.chdir(repository)
+    identity = ["-c", "user.name=x", "-c", "user.email=x@example.com"]
+    for arguments in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "x"]):
+        subprocess.run(["git", *arguments], check=True, timeout=60)
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], check=True, capture_output=True, text=True, timeout=60
+    ).stdout.strip()
+    (repository / "new.txt").write_text("x")
+    with MLflowTracker(store).start_run(experiment_name="git") as run:
+        pass
+    tags = stored_run(store, run.id).data.tags
+    assert tags["mlflow.source.git.commit"] == commit
+    assert tags["git_dirty"] == "True"
+
+
+def test_an_error_ends_the_run_as_failed_with_the_error_as_a_tag(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_PASSWORD", SECRET)
+
+    def fail(run: Run) -> None:
+        run.log_metrics({"loss": 1.0})
+        raise RuntimeError(f"no connection for {SECRET}" + "!" * 600)
+
+    with (
+        pytest.raises(RuntimeError, match="no connection"),
+        MLflowTracker(store).start_run(experiment_name="x") as run,
+    ):
+        fail(run)
+    found = stored_run(store, run.id)
+    assert found.info.status == "FAILED"
+    assert found.data.tags["error"].startswith("RuntimeError: no connection for ***!!!")
+    assert len(found.data.tags["error"]) == 500
+    assert found.data.metrics == {"loss": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (KeyboardInterrupt(), "KILLED"),
+        (Terminated(signal.SIGTERM), "KILLED"),
+        (SystemExit(143), "KILLED"),
+        (SystemExit(0), "FINISHED"),
+        (SystemExit(3), "FAILED"),
+    ],
+)
+def test_what_ends_a_run_decides_its_state(error: BaseException, status: str, store: str) -> None:
+    with (
+        pytest.raises(type(error)),
+        MLflowTracker(store).start_run(experiment_name="x") as run,
+    ):
+        raise error
+    found = stored_run(store, run.id)
+    assert found.info.status == status
+    assert ("error" in found.data.tags) == (status != "FINISHED")
+
+
+WAITING = """
+import logging, sys, time
+from ml_project_template.tracking import MLflowTracker
+logging.basicConfig(level="INFO")
+with MLflowTracker(sys.argv[1]).start_run(experiment_name="x") as run:
+    logging.info("on the way")
+    print(run.id, flush=True)
+    time.sleep(120)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)]
+)
+def test_a_signal_ends_the_run_as_killed(
+    number: signal.Signals, code: int, store: str, tmp_path: Path
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, store],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        run_id = process.stdout.readline().strip()
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code, errors
+    found = stored_run(store, run_id)
+    assert found.info.status == "KILLED"
+    assert "on the way" in artifact(found, CONSOLE_LOG).read_text()
+
+
+def test_a_second_signal_does_not_cut_short_what_the_first_one_began() -> None:
+    with stopping_by_exception():
+        with pytest.raises(Terminated, match="stopped by SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+FORKED = """
+import os, signal, time
+from ml_project_template.utils.signals import stopping_by_exception
+ready, report = os.pipe()
+with stopping_by_exception():
+    child = os.fork()
+    if not child:
+        try:
+            os.write(report, b"x")
+            for _ in range(300):
+                time.sleep(0.1)
+        finally:
+            os._exit(1)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    _, status = os.waitpid(child, 0)
+assert os.WIFSIGNALED(status), status
+"""
+
+
+def test_a_forked_worker_dies_of_a_signal_as_it_always_did(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", FORKED], cwd=tmp_path, check=True, timeout=60)
+
+
+CROWD = """
+import multiprocessing, sys
+# Imported before the fork, so that the eight begin at the same instant.
+import mlflow.pyfunc, mlflow.store.tracking.sqlalchemy_store
+from ml_project_template.tracking import MLflowTracker
+
+def work(number):
+    for turn in range(3):
+        with MLflowTracker(sys.argv[1]).start_run(experiment_name="crowd") as run:
+            run.log_params({"number": number, "turn": turn})
+            run.log_metrics({"loss": 1.0})
+
+if __name__ == "__main__":
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=work, args=(number,)) for number in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(any(process.exitcode for process in processes))
+"""
+
+
+def test_eight_processes_at_once_on_a_fresh_database_lose_no_run(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'deep' / 'mlflow.db'}"
+    done = subprocess.run(
+        [sys.executable, "-c", CROWD, store],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    client = client_of(store)
+    experiment = client.get_experiment_by_name("crowd")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    logged = {(run.data.params["number"], run.data.params["turn"]) for run in runs}
+    assert len(runs) == len(logged) == 24
+    assert all(run.info.status == "FINISHED" and run.data.metrics == {"loss": 1.0} for run in runs)
+    with sqlite3.connect(tmp_path / "deep" / "mlflow.db") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+def test_a_database_is_made_once_however_many_want_it(tmp_path: Path) -> None:
+    made: list[Path] = []
+
+    def build(fresh: Path) -> None:
+        made.append(fresh)
+        time.sleep(0.1)
+        connection = sqlite3.connect(fresh)
+        connection.execute("CREATE TABLE experiments (name TEXT)")
+        connection.close()
+
+    path = tmp_path / "mlflow.db"
+    threads = [threading.Thread(target=build_once, args=(path, build)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
+    assert made[0] != path
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_a_database_is_put_in_place_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+
+    def broken(fresh: Path) -> None:
+        fresh.write_bytes(b"half")
+        raise RuntimeError("no space left")
+
+    with pytest.raises(RuntimeError, match="no space left"):
+        build_once(path, broken)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["mlflow.db.lock"]
+
+
+def test_long_and_oddly_named_parameters_are_kept_whole(store: str) -> None:
+    long = json.dumps(list(range(3000)))
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        run.log_params({"dims": long, "plain": "x", "odd|name": 1})
+        run.log_params({"again": long})
+    found = stored_run(store, run.id)
+    kept = json.loads(artifact(found, LONG_PARAMS).read_text())
+    assert kept == {"dims": long, "odd|name": "1", "again": long}
+    assert found.data.params["plain"] == "x"
+    assert found.data.params["dims"].endswith(f"(whole in {LONG_PARAMS})")
+    assert "odd|name" not in found.data.params
+
+
+def test_more_parameters_than_one_request_takes_are_all_kept(store: str) -> None:
+    params = {f"key.{number}": number for number in range(250)}
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        run.log_params(params)
+    assert stored_run(store, run.id).data.params == {key: str(n) for key, n in params.items()}
+
+
+def test_metrics_are_sent_in_batches(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow import MlflowClient
+
+    sizes: list[int] = []
+    send = MlflowClient.log_batch
+
+    def counting(self: MlflowClient, run_id: str, metrics: Any = (), **others: Any) -> Any:
+        sizes.append(len(metrics))
+        return send(self, run_id, metrics, **others)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", counting)
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        listener = reporter(run)
+        for epoch in range(1, 101):
+            listener.report(epoch, {f"loss_{n}": float(epoch) for n in range(15)}, 100)
+    assert sum(sizes) == 1500
+    assert max(sizes) <= 1000
+    assert len(sizes) < 50
+    assert run.id is not None
+    history = client_of(store).get_metric_history(run.id, "epoch/loss_0")
+    assert [(row.step, row.value) for row in history] == [(n, float(n)) for n in range(1, 101)]
+
+
+def rename_table(store: str, old: str, new: str) -> None:
+    """Take a table away from MLflow, or give it back."""
+    connection = sqlite3.connect(store.removeprefix("sqlite:///"))
+    connection.execute(f"ALTER TABLE {old} RENAME TO {new}")
+    connection.close()
+
+
+def test_metrics_that_can_not_be_sent_are_kept_until_they_can(
+    store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        rename_table(store, "metrics", "hidden")
+        run.log_metrics({"loss": 1.0}, step=1)
+        rename_table(store, "hidden", "metrics")
+        run.log_metrics({"loss": 2.0}, step=2)
+    assert "kept and sent later" in caplog.text
+    assert run.id is not None
+    history = client_of(store).get_metric_history(run.id, "loss")
+    assert [row.value for row in history] == [1.0, 2.0]
+
+
+def test_a_run_that_can_not_be_completed_is_no_finished_one(store: str) -> None:
+    def log(run: Run) -> None:
+        rename_table(store, "metrics", "hidden")
+        run.log_metrics({"loss": 1.0})
+
+    with (
+        pytest.raises(TrackingError, match=r"failed: no such table: metrics$"),
+        MLflowTracker(store).start_run(experiment_name="x") as run,
+    ):
+        log(run)
+    rename_table(store, "hidden", "metrics")
+    assert stored_run(store, run.id).info.status == "FAILED"
+
+
+def test_the_first_error_is_the_one_that_is_raised(
+    store: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(run: Run) -> None:
+        rename_table(store, "metrics", "hidden")
+        run.log_metrics({"loss": 1.0})
+        raise RuntimeError("the first")
+
+    with (
+        pytest.raises(RuntimeError, match="the first"),
+        MLflowTracker(store).start_run(experiment_name="x") as run,
+    ):
+        fail(run)
+    rename_table(store, "hidden", "metrics")
+    found = stored_run(store, run.id)
+    assert found.info.status == "FAILED"
+    assert found.data.tags["error"] == "RuntimeError: the first"
+    assert "no such table: metrics" in caplog.text
+
+
+def test_values_that_are_no_numbers_and_names_that_mlflow_refuses_can_be_logged(store: str) -> None:
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        run.log_metrics({"recall/cl(a)ss": float("nan")})
+    assert np.isnan(stored_run(store, run.id).data.metrics["recall/cl_a_ss"])
+
+
+def test_the_splits_of_one_file_are_inputs_of_their_own(store: str) -> None:
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        for context in ("train", "val"):
+            run.log_dataset(
+                "iris",
+                digest="a" * 64,
+                source=f"s3://user:{SECRET}@bucket/iris.csv",
+                context=context,
+                schema={"features": ["x"]},
+                profile={"rows": 3},
+            )
+        run.log_dataset("made_here", digest=None, source=None, context="test")
+    found = stored_run(store, run.id).inputs
+    assert found is not None
+    inputs = {entry.tags[0].value: entry.dataset for entry in found.dataset_inputs}
+    assert set(inputs) == {"train", "val", "test"}
+    assert inputs["train"].digest == "a" * 36
+    assert inputs["val"].name == "iris_val"
+    assert SECRET not in inputs["val"].source
+    assert json.loads(inputs["val"].profile or "") == {"rows": 3}
+
+
+def test_the_log_of_a_run_is_kept_with_it(store: str) -> None:
+    logger = logging.getLogger("ml_project_template.somewhere")
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        logger.warning("epoch %d", 7)
+    logger.warning("after the run")
+    text = artifact(stored_run(store, run.id), CONSOLE_LOG).read_text()
+    assert "WARNING ml_project_template.somewhere: epoch 7" in text
+    assert "after the run" not in text
+
+
+def test_secrets_appear_nowhere(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", SECRET)
+    logger = logging.getLogger("ml_project_template.somewhere")
+    with MLflowTracker(store, tags={"line": f"--key={SECRET}"}).start_run(
+        experiment_name="x"
+    ) as run:
+        run.log_params({"url": f"http://me:{SECRET}@host", "storage.password": "from-the-config"})
+        run.log_params({"long": SECRET * 1000})
+        run.log_tags({"key": SECRET})
+        run.log_text(f"key: {SECRET}", "config.yaml")
+        try:
+            raise ValueError(SECRET)
+        except ValueError:
+            logger.exception("with %s and %s", SECRET, "from-the-config")
+    assert "with *** and ***" in artifact(stored_run(store, run.id), CONSOLE_LOG).read_text()
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) >= 4
+    for path in written:
+        content = path.read_bytes()
+        assert SECRET.encode() not in content, path
+        assert b"from-the-config" not in content, path
+
+
+def test_nothing_global_is_left_behind(store: str) -> None:
+    import mlflow
+
+    def state() -> tuple[Any, ...]:
+        root = logging.getLogger()
+        handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+        return mlflow.get_tracking_uri(), mlflow.active_run(), list(root.handlers), handlers
+
+    def fail() -> None:
+        raise RuntimeError(state())
+
+    before = state()
+    with (
+        pytest.raises(RuntimeError) as caught,
+        MLflowTracker(store).start_run(experiment_name="x"),
+    ):
+        fail()
+    assert caught.value.args != (before,)
+    assert state() == before
+
+
+def test_a_handler_of_somebody_else_is_left_alone(store: str) -> None:
+    def own(_number: int, _frame: object) -> None:
+        """Do nothing."""
+
+    before = signal.signal(signal.SIGTERM, own)
+    try:
+        with MLflowTracker(store).start_run(experiment_name="x"):
+            assert signal.getsignal(signal.SIGTERM) is own
+        assert signal.getsignal(signal.SIGTERM) is own
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_run_works_in_a_thread(store: str) -> None:
+    ids: list[str | None] = []
+
+    def work() -> None:
+        with MLflowTracker(store).start_run(experiment_name="x") as run:
+            ids.append(run.id)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert [stored_run(store, run_id).info.status for run_id in ids] == ["FINISHED"]
+
+
+def test_a_disabled_tracker_does_nothing(workspace: Path, model: BaseModel) -> None:
+    assert model.signature is not None
+    with DisabledTracker().start_run(experiment_name="x", run_name="y") as run:
+        run.log_params({"a": 1})
+        run.log_metrics({"b": 1.0}, step=2)
+        run.log_tags({"c": 1})
+        run.log_dataset("d", digest=None, source=None, context="train")
+        run.log_text("e", "e.txt")
+        run.log_bytes(b"f", "f.png")
+        run.log_model("g", signature=model.signature, sample=[])
+        reporter(run).report(1, {"h": 1.0}, None)
+    assert run.id is None
+    assert run.experiment_id is None
+    assert list(workspace.iterdir()) == []
+
+
+def test_without_tracking_mlflow_is_not_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys; from ml_project_template.tracking import DisabledTracker, check_reachable\n"
+        "check_reachable()\n"
+        "with DisabledTracker().start_run(experiment_name='x'): pass\n"
+        "assert not {'mlflow', 'sqlalchemy', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
+    assert list(tmp_path.iterdir()) == []
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def test_a_server_that_is_not_there_is_told_in_one_line() -> None:
+    uri = f"http://me:{SECRET}@127.0.0.1:{closed_port()}"
+    with pytest.raises(TrackingError, match="can't be reached") as caught:
+        MLflowTracker(uri).start_run(experiment_name="x").__enter__()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "127.0.0.1" in message
+    assert "tracking=disabled" in message
+    assert SECRET not in message
+
+
+def test_a_server_that_never_answers_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        uri = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        with pytest.raises(TrackingError, match="timed out"):
+            check_reachable(uri, timeout=0.2)
+
+
+@pytest.fixture
+def locked_server() -> Iterator[str]:
+    """A server that asks everybody for a password."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(401)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_whoever_answers_is_there(locked_server: str) -> None:
+    check_reachable(locked_server)
+    with (
+        pytest.raises(TrackingError, match=r"Tracking at .* failed: .*401") as caught,
+        MLflowTracker(locked_server).start_run(experiment_name="x"),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_the_address_comes_from_the_environment_and_is_absolute(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tracking_uri() == f"sqlite:///{workspace / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert tracking_uri() == "http://host:5000"
+    assert tracking_uri("sqlite:////a/b.db") == "sqlite:////a/b.db"
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns"])
+def test_a_folder_is_no_place_for_runs(uri: str) -> None:
+    with pytest.raises(TrackingError, match="is a folder, where MLflow keeps no runs") as caught:
+        check_reachable(uri)
+    assert "sqlite:///mlflow.db" in str(caught.value)
+
+
+def test_a_database_that_is_none_is_told(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("this is a plain text file")
+    with pytest.raises(TrackingError, match="is no SQLite file"):
+        check_reachable(f"sqlite:///{tmp_path / 'text.db'}")
+    with pytest.raises(TrackingError, match="is a folder"):
+        check_reachable(f"sqlite:///{tmp_path}")
+    with pytest.raises(TrackingError, match="can't be written"):
+        check_reachable(f"sqlite:///{tmp_path / 'text.db' / 'mlflow.db'}")
+
+
+def test_a_deleted_experiment_is_told(store: str) -> None:
+    with MLflowTracker(store).start_run(experiment_name="gone") as run:
+        pass
+    assert run.experiment_id is not None
+    client_of(store).delete_experiment(run.experiment_id)
+    with (
+        pytest.raises(TrackingError, match="'gone' was deleted"),
+        MLflowTracker(store).start_run(experiment_name="gone"),
+    ):
+        pass
+
+
+def test_an_empty_experiment_name_is_told_in_one_line(store: str) -> None:
+    with (
+        pytest.raises(TrackingError, match="failed") as caught,
+        MLflowTracker(store).start_run(experiment_name=""),
+    ):
+        pass
+    assert "\n" not in str(caught.value)
+
+
+def test_a_logged_model_is_plain_files_that_mlflow_loads_and_runs_on_raw_rows(
+    store: str,
+    model: BaseModel,
+    model_directory: str,
+    iris: TabularDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_id = log_model(store, model, model_directory)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    import mlflow
+
+    loaded = mlflow.pyfunc.load_model(f"runs:/{run_id}/model")
+    answer = loaded.predict(iris.features)
+    expected = Predictor(model).predict_frame(iris.features)
+    pd.testing.assert_frame_equal(answer, expected)
+    inputs = loaded.metadata.get_input_schema().to_dict()
+    assert [(column["name"], column["type"]) for column in inputs] == [
+        (name, "double") for name in iris.feature_names
+    ]
+    outputs = loaded.metadata.get_output_schema().input_names()
+    assert outputs == list(expected.columns)
+    assert loaded.input_example.to_dict("records") == list(model.signature.sample)  # type: ignore[union-attr]
+
+    files = [
+        path for path in (tmp_path / "mlruns" / "iris" / "models").rglob("*") if path.is_file()
+    ]
+    contents = [(path.name, path.read_bytes()) for path in files]
+    for path in files:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                contents += [(name, archive.read(name)) for name in archive.namelist()]
+    assert "weights.skops" in {name for name, _ in contents}
+    for name, content in contents:
+        assert not name.endswith((".pkl", ".pickle", ".joblib")), name
+        # Every pickle of protocol 2 or later begins with this byte.
+        assert not content.startswith(b"\x80"), name
+    names = {path.name for path in files}
+    assert {"uv.lock", "pyproject.toml"}.isdisjoint(names)
+    requirements = next(path for path in files if path.name == "requirements.txt").read_text()
+    assert "scikit-learn==" in requirements
+    assert "torch" not in requirements
+
+
+def test_mlflow_scores_a_raw_csv_from_the_command_line(
+    store: str, model: BaseModel, model_directory: str, iris: TabularDataset, tmp_path: Path
+) -> None:
+    run_id = log_model(store, model, model_directory)
+    rows = iris.features.iloc[[0, 75, 149]]
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    command = f"models predict -m runs:/{run_id}/model -i rows.csv -t csv --env-manager local"
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", *command.split()],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_TRACKING_URI": store},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout[done.stdout.index("{") :])["predictions"]
+    expected = Predictor(model).predict_frame(rows)
+    assert [row["prediction"] for row in answer] == expected["prediction"].tolist()
+    np.testing.assert_allclose(
+        [row["probability_setosa"] for row in answer], expected["probability_setosa"], rtol=1e-12
+    )
+
+
+def test_a_model_is_found_by_run_by_version_and_by_alias(
+    store: str, model: BaseModel, model_directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = log_model(store, model, model_directory)
+    # MLflow looks a model up at the global address when it makes a version of it.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    client = client_of(store)
+    outputs = client.get_run(run_id).outputs
+    assert outputs is not None
+    [output] = outputs.model_outputs
+    client.create_registered_model("flowers")
+    client.create_model_version("flowers", f"models:/{output.model_id}", run_id)
+    client.set_registered_model_alias("flowers", "champion", "1")
+    addresses = [
+        f"runs:/{run_id}/model",
+        f"models:/{output.model_id}",
+        "models:/flowers/1",
+        "models:/flowers@champion",
+    ]
+    found = {download_model(address, store) for address in addresses}
+    assert len(found) == 1
+    predictor = Predictor.load("models:/flowers@champion")
+    assert predictor.predict([[5.1, 3.5, 1.4, 0.2]]).labels == ["setosa"]
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("runs:/0123456789abcdef0123456789abcdef/model", "failed"),
+        ("runs:/{run}/other", "has no model 'other'"),
+        ("runs:/{run}", "names no model"),
+        ("models:/nobody@champion", "failed"),
+        ("models:/nobody/1", "failed"),
+        ("models:/m-0123456789abcdef", "failed"),
+    ],
+)
+def test_a_model_that_is_not_there_is_told_in_one_line(
+    address: str, message: str, store: str
+) -> None:
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        pass
+    with pytest.raises(TrackingError, match=message) as caught:
+        download_model(address.format(run=run.id), store)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_another_make_is_refused(store: str, tmp_path: Path) -> None:
+    from mlflow.pyfunc import save_model
+
+    client = client_of(store)
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        assert run.experiment_id is not None
+        logged = client.create_logged_model(run.experiment_id, name="model", source_run_id=run.id)
+        (tmp_path / "data.txt").write_text("x")
+        save_model(
+            tmp_path / "foreign",
+            loader_module="json",
+            data_path=str(tmp_path / "data.txt"),
+            pip_requirements=[],
+        )
+        client.log_model_artifacts(logged.model_id, str(tmp_path / "foreign"))
+    with pytest.raises(TrackingError, match="none that this project wrote"):
+        download_model(f"models:/{logged.model_id}", store)
+
+
+def test_a_model_without_files_is_told(store: str) -> None:
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        pass
+    assert run.experiment_id is not None
+    logged = client_of(store).create_logged_model(run.experiment_id, name="model")
+    with pytest.raises(TrackingError, match="holds no MLflow model"):
+        download_model(f"models:/{logged.model_id}", store)
+
+
+def test_a_model_that_can_not_be_logged_is_marked_as_failed(store: str, model: BaseModel) -> None:
+    assert model.signature is not None
+    with (
+        pytest.raises(TrackingError),
+        MLflowTracker(store).start_run(experiment_name="x") as run,
+    ):
+        run.log_model("/no/such/folder", signature=model.signature, sample=model.signature.sample)
+    assert run.experiment_id is not None
+    [logged] = client_of(store).search_logged_models([run.experiment_id])
+    assert logged.status == "FAILED"
+    assert stored_run(store, run.id).info.status == "FAILED"
+
+
+def test_models_stay_out_of_the_store_where_that_is_wanted(store: str, model: BaseModel) -> None:
+    assert model.signature is not None
+    with MLflowTracker(store, log_models=False).start_run(experiment_name="x") as run:
+        run.log_model("/no/such/folder", signature=model.signature, sample=model.signature.sample)
+    assert run.experiment_id is not None
+    assert list(client_of(store).search_logged_models([run.experiment_id])) == []
+
+
+@pytest.fixture
+def server(tmp_path: Path, store: str) -> Iterator[str]:
+    """A real tracking server that keeps its clients' artifacts for them."""
+    port = closed_port()
+    with subprocess.Popen(
+        [
+            sys.executable,
+            *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
+            *("--backend-store-uri", store, "--workers", "1"),
+            *("--artifacts-destination", str(tmp_path / "kept")),
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        uri = f"http://127.0.0.1:{port}"
+        try:
+            for _ in range(600):
+                try:
+                    check_reachable(uri)
+                    break
+                except TrackingError:
+                    time.sleep(0.1)
+            yield uri
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+def test_a_server_keeps_runs_and_models(
+    server: str,
+    model: BaseModel,
+    model_directory: str,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    run_id = log_model(server, model, model_directory)
+    assert stored_run(server, run_id).info.status == "FINISHED"
+    loaded = ModelRegistry.load(download_model(f"runs:/{run_id}/model", server))
+    rows = np.array([[5.1, 3.5, 1.4, 0.2]], dtype=np.float32)
+    np.testing.assert_array_equal(loaded.predict(rows), model.predict(rows))
+    assert capfd.readouterr() == ("", "")
