@@ -1,0 +1,39 @@
+"""Models: one file each, found by its name in ``ModelRegistry``.
+
+The names are loaded when they are first used: a model on scikit-learn never imports torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ml_project_template.models.base import BaseModel, TrainingReport
+    from ml_project_template.models.gb_classifier import GBClassifier
+    from ml_project_template.models.mlp_classifier import MLPClassifier
+    from ml_project_template.models.registry import ModelRegistry, register
+
+__all__ = [
+    "BaseModel",
+    "GBClassifier",
+    "MLPClassifier",
+    "ModelRegistry",
+    "TrainingReport",
+    "register",
+]
+
+_MODULES = {
+    "BaseModel": "base",
+    "GBClassifier": "gb_classifier",
+    "MLPClassifier": "mlp_classifier",
+    "ModelRegistry": "registry",
+    "TrainingReport": "base",
+    "register": "registry",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

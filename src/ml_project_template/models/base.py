@@ -1,0 +1,719 @@
+"""What every model can do: train, save, load, predict."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import importlib.metadata
+import inspect
+import logging
+import os
+import platform
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+
+import numpy as np
+
+from ml_project_template import artifacts
+from ml_project_template.data.base import BaseDataset
+from ml_project_template.errors import (
+    ArtifactError,
+    ConfigError,
+    DataError,
+    DivergenceError,
+    ModelError,
+    ProjectError,
+    unknown,
+)
+from ml_project_template.models._capture import RECORD, recorded
+from ml_project_template.models.registry import ModelRegistry
+from ml_project_template.training.metrics import (
+    classification_metrics,
+    resolve_class_weight,
+    softmax,
+)
+from ml_project_template.training.progress import progress_reporter
+from ml_project_template.training.reporting import History, MultiReporter, Reporter
+from ml_project_template.utils.arguments import check_arguments
+from ml_project_template.utils.git import git_state
+from ml_project_template.utils.io import is_remote, read_json, write_json
+from ml_project_template.utils.names import flatten
+from ml_project_template.utils.secrets import find_secrets, redact_mapping
+from ml_project_template.utils.seed import seed_everything
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+    from pandas import DataFrame
+
+    from ml_project_template.data.preprocessing import Preprocessor
+    from ml_project_template.data.signature import Signature
+    from ml_project_template.data.tabular import TabularDataset
+    from ml_project_template.tracking import Run, Tracker
+
+__all__ = ["BaseModel", "SaveModel", "TrainingReport"]
+
+SaveModel = Literal["best", "final"]
+
+_logger = logging.getLogger(__name__)
+
+# Arguments of `_fit` that `train` gives by itself.
+_GIVEN_BY_TRAIN = frozenset({"train_data", "val_data", "save_model", "seed"})
+
+
+@dataclass(frozen=True)
+class TrainingReport:
+    """What came out of a training.
+
+    Attributes:
+        metrics: Final metrics by name, such as ``val_accuracy``, for each split that was given.
+        history: What the fit reported, a row for each epoch or boosting stage.
+        model_path: Where the model was saved; None if it was not.
+        run_id: The tracker's id of the run; None without tracking.
+        seconds: How long it all took.
+    """
+
+    metrics: dict[str, float]
+    history: list[dict[str, float]] = field(repr=False)
+    model_path: str | None
+    run_id: str | None
+    seconds: float
+
+
+class BaseModel(ABC):
+    """A classifier that trains, saves, loads and predicts in the same way as all others.
+
+    A subclass takes plain JSON values in its constructor, and implements ``_fit``, ``predict``,
+    ``_save_weights`` and ``_load_weights``. Its constructor's arguments are recorded by themselves
+    and stored in ``config.json``, so that ``load`` builds the same object again. Decorate it with
+    ``@register`` to have it found by name.
+
+    Attributes:
+        preprocessor: What brings raw rows into the form that ``predict`` takes.
+        signature: The raw features and the class names.
+        metadata: How the model came about: versions, commit, seed, data, metrics.
+        history: What the last fit reported, a row for each epoch or boosting stage.
+    """
+
+    packages: ClassVar[tuple[str, ...]] = ("numpy", "pandas")
+    """Distributions that a saved model needs to be loaded; their versions go into its metadata."""
+
+    seed_matters: ClassVar[bool] = True
+    """Whether another seed gives another model, with the constructor's defaults."""
+
+    _runtime_params: ClassVar[frozenset[str]] = frozenset({"accelerator", "precision"})
+    """Constructor arguments that say where a model runs: no part of ``config.json``."""
+
+    preprocessor: Preprocessor | None = None
+    signature: Signature | None = None
+    _model_params: dict[str, Any]
+    _n_features: int | None = None
+    _reporter: Reporter | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            init = recorded(cls, cls.__dict__["__init__"])
+            cls.__init__ = init  # type: ignore[method-assign]
+
+    def __init__(self) -> None:
+        # A subclass without a constructor of its own has nothing recorded yet.
+        self.__dict__.setdefault(RECORD, {})
+        self.history: list[dict[str, float]] = []
+        self.metadata: dict[str, Any] = {}
+
+    # ---- what a subclass implements
+
+    @abstractmethod
+    def _fit(
+        self, train_data: BaseDataset, val_data: BaseDataset | None = None, **arguments: Any
+    ) -> None:
+        """Fit the model.
+
+        A subclass names its training arguments, with types and defaults: they are checked before
+        anything starts. One that names ``seed`` or ``save_model`` is given them. It calls
+        ``self.report`` after each epoch or boosting stage.
+
+        Args:
+            train_data: Prepared training rows.
+            val_data: Prepared validation rows.
+            **arguments: The training arguments.
+        """
+
+    @abstractmethod
+    def predict(self, X: ArrayLike | DataFrame | BaseDataset) -> NDArray[Any]:
+        """Predict raw scores.
+
+        Args:
+            X: Prepared features of shape ``(n_samples, n_features)``; a DataFrame is read by the
+                names of its columns.
+
+        Returns:
+            Scores of shape ``(n_samples, n_classes)``: the highest is the class, and their softmax
+            are the probabilities.
+
+        Raises:
+            ModelError: The model is not fitted.
+            DataError: Another number of features, or values that are no numbers.
+        """
+
+    @abstractmethod
+    def _save_weights(self, directory: Path) -> None:
+        """Write what was learned into a directory, as safetensors or skops."""
+
+    @abstractmethod
+    def _load_weights(self, directory: Path) -> None:
+        """Read what ``_save_weights`` wrote, and check it before it is used."""
+
+    def _adapt(self, train_data: BaseDataset) -> None:  # noqa: B027 - most models need nothing
+        """Fill in what the constructor left open, before the fit, also in ``_model_params``.
+
+        Args:
+            train_data: Prepared training rows.
+        """
+
+    def feature_importances(self) -> NDArray[np.float64] | None:
+        """Say how much each feature matters to the model.
+
+        Returns:
+            Importances of shape ``(n_features,)`` that sum to 1; None if the model has none.
+        """
+        return None
+
+    # ---- what a user calls
+
+    def get_params(self) -> dict[str, Any]:
+        """Return the parameters of the model, as they are logged."""
+        return copy.deepcopy(self._model_params)
+
+    def train(
+        self,
+        *,
+        experiment_name: str,
+        train_data: TabularDataset,
+        val_data: TabularDataset | None = None,
+        test_data: TabularDataset | None = None,
+        model_path: str | os.PathLike[str] | None = None,
+        run_name: str | None = None,
+        save_model: SaveModel = "best",
+        seed: int | None = None,
+        tracking: bool | Tracker = True,
+        config: Mapping[str, Any] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        **training_arguments: Any,
+    ) -> TrainingReport:
+        """Fit the model, judge it, save it and keep a record of all that.
+
+        Args:
+            experiment_name: The tracker's experiment.
+            train_data: Rows to learn from, prepared or raw.
+            val_data: Rows to stop by and to choose the best weights by.
+            test_data: Rows to judge by at the end, and for nothing else.
+            model_path: The model directory to write, local or remote; None keeps the model in
+                memory and in the tracker.
+            run_name: The tracker's name for the run; None lets it choose.
+            save_model: Keep the model of the lowest validation loss (``best``) or the last one
+                (``final``). Without ``val_data`` both are the last one.
+            seed: Makes the training reproducible; None draws anew each time.
+            tracking: True for MLflow, False for no record, or a tracker.
+            config: The composed configuration, kept as a record with its secrets hidden.
+            storage_options: For a remote ``model_path``.
+            **training_arguments: For the model's own fit, such as ``max_epochs``.
+
+        Returns:
+            The final metrics, the history, and where the model and the run are.
+
+        Raises:
+            ConfigError: A wrong argument; all of them are named.
+            DataError: Data that the model can't learn from.
+            DivergenceError: The loss is no longer a number.
+            ArtifactError: The model can't be written to ``model_path``.
+            TrackingError: The tracker can't be reached.
+        """
+        started = time.perf_counter()
+        _check_save_model(save_model)
+        problems = self.training_problems(training_arguments)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        name = ModelRegistry.name_of(type(self))
+        splits = {
+            split: data
+            for split, data in (("train", train_data), ("val", val_data), ("test", test_data))
+            if data is not None
+        }
+        _check_splits(splits)
+        if seed is not None:
+            seed_everything(seed)
+        self._n_features = None
+        self._adapt(train_data)
+        self._describe(train_data)
+        arguments = {**_defaults(self._fit), **training_arguments}
+        secrets = find_secrets(config)
+        safe_config = redact_mapping(config, secrets)
+
+        from ml_project_template.tracking import DisabledTracker, MLflowTracker, reporter
+
+        tracker: Tracker
+        if isinstance(tracking, bool):
+            tracker = MLflowTracker() if tracking else DisabledTracker()
+        else:
+            tracker = tracking
+        tracked = not isinstance(tracker, DisabledTracker)
+        with tracker.start_run(experiment_name=experiment_name, run_name=run_name) as run:
+            parameters = {
+                "model": self.get_params(),
+                "training": arguments,
+                "seed": seed,
+                "save_model": save_model,
+            }
+            run.log_params(
+                # As they are: the run hides secrets, and learns here what to hide in its log.
+                {**flatten(config or {}), **flatten(parameters)}
+            )
+            git = git_state()
+            run.log_tags(
+                {"model": name, "mlflow.source.git.commit": git.commit, "git_dirty": git.dirty}
+            )
+            if safe_config is not None:
+                run.log_text(_as_yaml(safe_config), "config.yaml")
+            for split, data in splits.items():
+                _log_dataset(run, split, data)
+
+            history = History()
+            with progress_reporter(name) as progress:
+                self._reporter = MultiReporter(history, progress, reporter(run))
+                try:
+                    self._fit(
+                        train_data,
+                        val_data,
+                        **training_arguments,
+                        **self._wanted(save_model=save_model, seed=seed),
+                    )
+                finally:
+                    self._reporter = None
+            self.history = history.rows
+            self._n_features = train_data.num_features
+
+            weights = resolve_class_weight(
+                arguments.get("class_weight"), train_data.y, train_data.num_classes
+            )
+            metrics = self._judge(splits, weights)
+            run.log_metrics(metrics)
+            self.metadata = {
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "versions": {
+                    package: importlib.metadata.version(package) for package in self.packages
+                },
+                "python": platform.python_version(),
+                "git": {"commit": git.commit, "dirty": git.dirty},
+                "seed": seed,
+                "save_model": save_model,
+                "training": arguments,
+                "class_weight": None if weights is None else weights.tolist(),
+                "num_features": self._n_features,
+                "data": {
+                    "name": train_data.name,
+                    "digest": train_data.digest,
+                    "source": train_data.source,
+                    "rows": {split: len(data) for split, data in splits.items()},
+                },
+                "metrics": metrics,
+                "config": safe_config,
+                "run_id": run.id,
+            }
+            if tracked:
+                self._log_plots(run, splits, history)
+            saved = None
+            if model_path is not None:
+                saved = self.save(model_path, storage_options=storage_options)
+            if tracked:
+                self._log_model(run, saved)
+            run_id = run.id
+        return TrainingReport(metrics, self.history, saved, run_id, time.perf_counter() - started)
+
+    def evaluate(self, data: TabularDataset) -> dict[str, float]:
+        """Judge the model on labelled rows.
+
+        Args:
+            data: Prepared rows with the classes of the training.
+
+        Returns:
+            ``loss``, ``log_loss``, ``accuracy``, ``f1_macro`` and ``roc_auc`` (left out if a class
+            has no row).
+
+        Raises:
+            DataError: Other classes than those of the training.
+        """
+        if self.signature is not None and data.class_names != self.signature.class_names:
+            raise DataError(
+                f"'{data.name}' has the classes {', '.join(data.class_names)}; the model knows "
+                f"{', '.join(self.signature.class_names)}."
+            )
+        weights = self.metadata.get("class_weight")
+        return classification_metrics(
+            data.y,
+            self.predict_proba(data),
+            class_weight=None if weights is None else np.asarray(weights, dtype=np.float64),
+        )
+
+    def predict_proba(self, X: ArrayLike | DataFrame | BaseDataset) -> NDArray[np.float64]:
+        """Predict probabilities: the softmax of ``predict``.
+
+        Args:
+            X: Prepared features of shape ``(n_samples, n_features)``.
+
+        Returns:
+            Probabilities of shape ``(n_samples, n_classes)``; each row sums to 1.
+
+        Raises:
+            ModelError: The model is not fitted.
+            DataError: Another number of features, or values that are no numbers.
+        """
+        return softmax(self.predict(X))
+
+    def report(self, step: int, metrics: Mapping[str, float], *, total: int | None = None) -> None:
+        """Tell whoever listens how the fit goes; called by ``_fit``.
+
+        Args:
+            step: The epoch or boosting stage, counted from 1.
+            metrics: Numbers by name, such as ``{"train_loss": 0.3}``.
+            total: How many steps there will be at most.
+
+        Raises:
+            StopTraining: A listener wants the fit to end; the model of now is to be kept.
+        """
+        if self._reporter is not None:
+            self._reporter.report(step, metrics, total)
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Write the model directory, as a whole or not at all.
+
+        Args:
+            path: The directory, local or remote. A model that is there is replaced.
+            storage_options: For a remote directory.
+
+        Returns:
+            The path.
+
+        Raises:
+            ModelError: The model is not fitted.
+            RegistryError: The class is not registered, so it could not be loaded.
+            ArtifactError: Something else is at the path.
+        """
+        self._check_fitted()
+        name = ModelRegistry.name_of(type(self))
+
+        def write(directory: Path) -> None:
+            artifacts.write_config(directory, name=name, params=self._model_params)
+            self._save_weights(directory)
+            parts = {
+                artifacts.PREPROCESSING: self.preprocessor and self.preprocessor.to_dict(),
+                artifacts.SIGNATURE: self.signature and self.signature.to_dict(),
+                artifacts.METADATA: self.metadata,
+            }
+            for file_name, content in parts.items():
+                write_json(str(directory / file_name), content)
+
+        return artifacts.write_model_directory(
+            os.fspath(path), write, storage_options=storage_options
+        )
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Read a model directory, after it was verified against its manifest.
+
+        Args:
+            path: The directory, local or remote.
+            storage_options: For a remote directory.
+
+        Returns:
+            The model, ready to predict. On ``BaseModel`` its class is found from the name in
+            ``config.json``; on another class that name must be its own.
+
+        Raises:
+            ArtifactError: No model directory, a damaged one, or one of another model.
+            RegistryError: The model's class is not registered.
+        """
+        source = os.fspath(path)
+        with artifacts.open_model_directory(source, storage_options=storage_options) as directory:
+            config = artifacts.read_config(directory)
+            model_class = ModelRegistry.get(config["name"])
+            if not issubclass(model_class, cls):
+                raise ArtifactError(
+                    f"'{source}' holds a {config['name']}, not a {cls.__qualname__}: load it with "
+                    "ModelRegistry.load."
+                )
+            with _as_artifact_error(source):
+                model = model_class._build(config["params"])
+                model._read_parts(directory)
+                model._load_weights(directory)
+        return model
+
+    @classmethod
+    def training_problems(cls, arguments: Mapping[str, Any]) -> list[str]:
+        """Check training arguments without training.
+
+        Args:
+            arguments: Names and values, as for ``train``.
+
+        Returns:
+            A line for each problem, such as ``training.lr: must be greater than 0, got -1.0``.
+        """
+        return check_arguments(cls._fit, arguments, where="training", ignore=_GIVEN_BY_TRAIN)
+
+    # ---- helpers for subclasses
+
+    def _features(self, X: ArrayLike | DataFrame | BaseDataset) -> NDArray[np.float32]:
+        """Bring what ``predict`` was given into shape.
+
+        Args:
+            X: Prepared features.
+
+        Returns:
+            Shape ``(n_samples, n_features)``, float32, C-contiguous.
+
+        Raises:
+            ModelError: The model is not fitted.
+            DataError: Another shape, or values that are no numbers.
+        """
+        n_features = self._check_fitted()
+        if isinstance(X, BaseDataset):
+            X = X.X
+        elif hasattr(X, "columns"):
+            X = self._by_name(X)
+        try:
+            values = np.asarray(X)
+            if values.dtype.kind not in "biuf":
+                values = values.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"X must hold numbers only: {error}") from error
+        if values.ndim != 2:
+            raise DataError(
+                f"X must have the shape (n_samples, {n_features}), got {values.shape}: a single "
+                "row is [[...]]."
+            )
+        if values.shape[1] != n_features:
+            raise DataError(f"The model takes {n_features} features, X has {values.shape[1]}.")
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(values, dtype=np.float32)
+
+    def _by_name(self, frame: Any) -> Any:
+        """Pick the columns of a DataFrame in the order of the features."""
+        names = list(self._feature_names())
+        columns = list(frame.columns)
+        if not names or not any(isinstance(column, str) for column in columns):
+            return frame
+        for name in names:
+            if name not in columns:
+                close = difflib.get_close_matches(name, map(str, columns), n=1, cutoff=0.5)
+                hint = f" Did you mean '{close[0]}' by it?" if close else ""
+                raise DataError(
+                    f"X lacks the feature '{name}'.{hint} It has: {', '.join(map(str, columns))}."
+                )
+        return frame[names]
+
+    def _feature_names(self) -> tuple[str, ...]:
+        """Name the prepared features; empty if their names are not known."""
+        return () if self.preprocessor is None else tuple(self.preprocessor.feature_names_)
+
+    @staticmethod
+    def _require_finite(X: NDArray[np.float32], names: tuple[str, ...] = ()) -> None:
+        """Refuse missing and infinite values, for a model that can't take them.
+
+        Args:
+            X: Features of shape ``(n_samples, n_features)``.
+            names: Their names, for the message.
+
+        Raises:
+            DataError: Names the first such row and feature.
+        """
+        if np.isfinite(X).all():
+            return
+        row, column = (int(index) for index in np.argwhere(~np.isfinite(X))[0])
+        name = f"'{names[column]}'" if column < len(names) else str(column + 1)
+        what = "missing" if np.isnan(X[row, column]) else "infinite"
+        raise DataError(
+            f"Row {row + 1}: feature {name} is {what}, and this model needs a number: use "
+            "preprocessing=standardize, which fills gaps in."
+        )
+
+    def _check_fitted(self) -> int:
+        """Return the number of features, or raise ``ModelError`` before the fit."""
+        if self._n_features is None:
+            raise ModelError(
+                f"This {type(self).__qualname__} is not fitted: call train() on it, or load one."
+            )
+        return self._n_features
+
+    # ---- the steps of train and load
+
+    @classmethod
+    def _build(cls, params: Mapping[str, Any]) -> Self:
+        problems = [
+            f"config.json.{name}: where a model runs is no part of it"
+            for name in params
+            if name in cls._runtime_params
+        ]
+        problems += check_arguments(cls, params, where="config.json")
+        if problems:
+            raise ArtifactError(problems[0])
+        return cls(**params)
+
+    def _read_parts(self, directory: Path) -> None:
+        from ml_project_template.data.preprocessing import Preprocessor
+        from ml_project_template.data.signature import Signature
+
+        def read(file_name: str) -> Any:
+            return read_json(str(directory / file_name))
+
+        self.preprocessor = Preprocessor.from_dict(read(artifacts.PREPROCESSING))
+        self.signature = Signature.from_dict(read(artifacts.SIGNATURE))
+        self.metadata = read(artifacts.METADATA)
+        n_features = self.metadata.get("num_features") if isinstance(self.metadata, dict) else None
+        if not isinstance(n_features, int) or n_features < 1:
+            raise ArtifactError("metadata.json: num_features must be a positive number.")
+        self._n_features = n_features
+
+    def _describe(self, train_data: TabularDataset) -> None:
+        """Take the preprocessor and the signature from the training data."""
+        from ml_project_template.data.preprocessing import Preprocessor
+        from ml_project_template.data.signature import Signature
+
+        if train_data.preprocessor is not None:
+            self.preprocessor = train_data.preprocessor
+            self.signature = train_data.signature
+        else:
+            # Raw rows are what the model takes: nothing is filled in, nothing is scaled.
+            self.preprocessor = Preprocessor(impute=None, scale=None).fit(train_data)
+            self.signature = train_data.signature or Signature.from_dataset(train_data)
+
+    def _wanted(self, **offered: Any) -> dict[str, Any]:
+        """Keep what ``_fit`` names among its parameters."""
+        parameters = inspect.signature(self._fit).parameters
+        return {name: value for name, value in offered.items() if name in parameters}
+
+    def _judge(
+        self, splits: Mapping[str, TabularDataset], weights: NDArray[np.float64] | None
+    ) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for split, data in splits.items():
+            scores = self.predict(data)
+            if not np.isfinite(scores).all():
+                raise DivergenceError(
+                    f"The model's scores on the {split} rows are not all finite numbers: the "
+                    "training diverged."
+                )
+            found = classification_metrics(data.y, softmax(scores), class_weight=weights)
+            metrics |= {f"{split}_{name}": value for name, value in found.items()}
+        return metrics
+
+    def _log_plots(self, run: Run, splits: Mapping[str, TabularDataset], history: History) -> None:
+        from ml_project_template.training import plots
+
+        figures = {}
+        if history.rows:
+            figures["loss_curve"] = plots.loss_curve(history)
+        held_out = [split for split in splits if split != "train"] or ["train"]
+        for split in held_out:
+            data = splits[split]
+            chances = self.predict_proba(data)
+            figures[f"{split}_confusion_matrix"] = plots.confusion_matrix(
+                data.y, chances.argmax(axis=1), data.class_names
+            )
+            figures[f"{split}_roc"] = plots.roc_curves(data.y, chances, data.class_names)
+        importances = self.feature_importances()
+        if importances is not None:
+            names = self._feature_names() or splits["train"].feature_names
+            figures["feature_importance"] = plots.feature_importance(names, importances)
+        for name, figure in figures.items():
+            run.log_bytes(plots.save_png(figure), f"plots/{name}.png")
+
+    def _log_model(self, run: Run, saved: str | None) -> None:
+        assert self.signature is not None
+        with tempfile.TemporaryDirectory() as scratch:
+            local = saved
+            if local is None or is_remote(local):
+                local = self.save(Path(scratch) / "model")
+            run.log_model(
+                local,
+                signature=self.signature,
+                sample=self.signature.sample,
+                requirements=self.packages,
+            )
+
+
+def _check_save_model(save_model: str) -> None:
+    if save_model not in get_args(SaveModel):
+        raise ConfigError(unknown("save_model", save_model, get_args(SaveModel)))
+
+
+def _check_splits(splits: Mapping[str, TabularDataset]) -> None:
+    """See to it that all splits have the columns and the classes of the training rows."""
+    train = splits["train"]
+    for split, data in splits.items():
+        if data.feature_names != train.feature_names:
+            raise DataError(
+                f"The {split} data have other features ({', '.join(data.feature_names)}) than the "
+                f"training data ({', '.join(train.feature_names)})."
+            )
+        if data.class_names != train.class_names:
+            raise DataError(
+                f"The {split} data have other classes ({', '.join(data.class_names)}) than the "
+                f"training data ({', '.join(train.class_names)})."
+            )
+        if (data.preprocessor is None) != (train.preprocessor is None):
+            raise DataError(
+                f"The {split} data and the training data must both be prepared, or both be raw."
+            )
+
+
+def _defaults(fit: Any) -> dict[str, Any]:
+    """Read the defaults of the training arguments from the signature of ``_fit``."""
+    return {
+        name: parameter.default
+        for name, parameter in inspect.signature(fit).parameters.items()
+        if name not in _GIVEN_BY_TRAIN and parameter.default is not parameter.empty
+    }
+
+
+def _as_yaml(config: Any) -> str:
+    import yaml
+
+    text: str = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _log_dataset(run: Run, split: str, data: TabularDataset) -> None:
+    run.log_dataset(
+        data.name,
+        digest=data.digest,
+        source=data.source,
+        context=split,
+        schema={"features": list(data.feature_names), "classes": list(data.class_names)},
+        profile={"rows": len(data), "features": data.num_features},
+    )
+
+
+@contextmanager
+def _as_artifact_error(source: str) -> Iterator[None]:
+    """Name the model directory in whatever is wrong with its content."""
+    try:
+        yield
+    except ProjectError as error:
+        raise ArtifactError(f"'{source}': {error}") from error
