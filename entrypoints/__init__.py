@@ -1,0 +1,1 @@
+"""Hydra shells around the package: ``python -m entrypoints.<stage> group=choice key=value``."""

@@ -1,0 +1,135 @@
+"""Composing the configuration, and telling all that is wrong with the overrides of a command."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from ml_project_template.errors import unknown
+
+__all__ = ["CONFIG_DIRECTORY", "compose_config", "composition_problems"]
+
+CONFIG_DIRECTORY = Path(__file__).resolve().parents[1] / "conf"
+
+
+def _stem(path: str | None) -> str | None:
+    """Name a data set by its file: ``a/my.csv.gz`` is ``my``."""
+    return Path(path).name.split(".")[0] if path else None
+
+
+def _raw_path(data_root: str, source: str | None) -> str | None:
+    """Say where the raw file of a source is put."""
+    return f"{data_root}/raw/{source.rstrip('/').rsplit('/', 1)[-1]}" if source else None
+
+
+def _model_directory(model_root: str, name: str) -> str:
+    """Say where a model is put; the jobs of a sweep must not replace one another's."""
+    settings = HydraConfig.get()
+    if settings.mode == RunMode.MULTIRUN:
+        return f"{model_root}/{settings.sweep.dir}/{settings.sweep.subdir}"
+    return f"{model_root}/{name}"
+
+
+OmegaConf.register_resolver("model_directory", _model_directory, replace=True)
+OmegaConf.register_resolver("stem", _stem, replace=True)
+OmegaConf.register_resolver("raw_path", _raw_path, replace=True)
+
+
+def compose_config(
+    config_name: str, overrides: Sequence[str] = (), *, config_dir: str | None = None
+) -> DictConfig:
+    """Compose a configuration as the command line would.
+
+    Args:
+        config_name: The root file in ``conf/``, without its ending.
+        overrides: What would stand on the command line.
+        config_dir: One more folder to look in, before ``conf/``.
+
+    Returns:
+        The configuration of the job. ``HydraConfig`` holds Hydra's own.
+
+    Raises:
+        HydraException: An override that can't be read or that nothing answers to.
+    """
+    extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIG_DIRECTORY)):
+        cfg = compose(config_name, [*extra, *overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return cfg
+
+
+def composition_problems(
+    config_name: str, arguments: Sequence[str]
+) -> tuple[list[str], DictConfig]:
+    """Find every override that doesn't fit, not just the first.
+
+    Args:
+        config_name: The root file in ``conf/``, without its ending.
+        arguments: The words of the command line, without the program.
+
+    Returns:
+        A line for each wrong override, and the configuration that the others make.
+    """
+    parsed = get_args_parser().parse_intermixed_args(list(arguments))
+    config_name = parsed.config_name or config_name
+    good: list[str] = []
+    problems = []
+    cfg = compose_config(config_name, config_dir=parsed.config_dir)
+    for override in sorted(parsed.overrides, key=_chooses_no_group):
+        try:
+            cfg = compose_config(config_name, [*good, override], config_dir=parsed.config_dir)
+        except HydraException as error:
+            problems.append(_explain(override, error, cfg))
+        else:
+            good.append(override)
+    return problems, cfg
+
+
+def _chooses_no_group(override: str) -> bool:
+    """Sort choices of a group first: what the other overrides may name depends on them."""
+    key = override.lstrip("+~").split("=")[0].split("@")[0]
+    return "." in key or not (CONFIG_DIRECTORY / key).is_dir()
+
+
+def _explain(override: str, error: HydraException, node: DictConfig) -> str:
+    """Say what is wrong with an override, given the configuration without it."""
+    key, _, value = override.lstrip("+~").partition("=")
+    if isinstance(error, OverrideParseException):
+        if "=" not in override:
+            return f"'{override}' is no setting: write key=value."
+        return f"{key}: can't read {value!r}. Quote it twice: '{key}=\"{value}\"'"
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return unknown(group, choice, error.options or [])
+    if isinstance(error, ConfigCompositionException) and "Could not override" in str(error):
+        *parents, last = key.split(".")
+        for place, parent in enumerate(parents):
+            if parent not in node or not isinstance(node[parent], DictConfig):
+                where = ".".join(["", *parents[:place]])[1:]
+                return _unknown_key(where, parent, node)
+            node = node[parent]
+        return _unknown_key(".".join(parents), last, node)
+    return re.sub(r"\s+", " ", str(error)).strip()
+
+
+def _unknown_key(where: str, key: str, node: DictConfig) -> str:
+    full = f"{where}.{key}" if where else key
+    hint = unknown("key", key, map(str, node)).removeprefix(f"Unknown key '{key}'. ")
+    return f"{full}: unknown key. {hint}"

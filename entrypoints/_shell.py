@@ -1,0 +1,179 @@
+"""What every entrypoint needs around its task: configuration, messages and signals.
+
+An entrypoint is a function ``task(cfg)`` that does the work and returns, and a shell around it that
+Hydra runs. Everything that a user can get wrong ends here in lines that say what to mend.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from entrypoints._composition import CONFIG_DIRECTORY, composition_problems
+from ml_project_template.errors import ConfigError, ProjectError
+from ml_project_template.utils.secrets import SecretFilter, find_secrets, redact
+from ml_project_template.utils.signals import stopping_by_exception
+
+__all__ = ["Shell", "entrypoint", "explain", "plain", "run"]
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+_traceback_wanted = os.environ.get(FULL_ERROR) == "1"
+
+Task = Callable[[DictConfig], Any]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A task with what its command line needs.
+
+    Attributes:
+        task: Does the work: ``task(cfg)``.
+        config_name: The root file in ``conf/``, without its ending.
+        problems: Looks for more that is wrong when an override is, in what the others make.
+    """
+
+    task: Task
+    config_name: str
+    problems: Callable[[DictConfig], list[str]] | None = None
+
+    def __call__(self) -> None:
+        """Let Hydra compose the configuration of ``sys.argv`` and run the task."""
+
+        @functools.wraps(self.task)
+        def job(cfg: DictConfig) -> Any:
+            return _job(self.task, cfg)
+
+        hydra.main(config_path=str(CONFIG_DIRECTORY), config_name=self.config_name)(job)()
+
+    def explain(self, arguments: Sequence[str], error: HydraException) -> list[str]:
+        """Tell what is wrong with a command line that Hydra has refused."""
+        wrong, cfg = composition_problems(self.config_name, arguments)
+        more = self.problems(cfg) if self.problems is not None else []
+        return [*wrong, *more] or [_first_line(error)]
+
+
+def entrypoint(
+    config_name: str, problems: Callable[[DictConfig], list[str]] | None = None
+) -> Callable[[Task], Shell]:
+    """Put the shell around a task, as a decorator; see `Shell` for the arguments."""
+    return functools.partial(Shell, config_name=config_name, problems=problems)
+
+
+def run(main: Shell) -> None:
+    """Run an entrypoint from the command line and end the process with its exit status.
+
+    Loads ``.env`` first (a variable that is already set wins). A wrong input ends with status 1
+    and one line for each thing that is wrong; with ``HYDRA_FULL_ERROR=1`` with a traceback.
+    """
+    from dotenv import load_dotenv
+
+    load_dotenv(Path.cwd() / ".env")
+    with stopping_by_exception():
+        if _traceback_wanted:
+            main()
+            return
+        try:
+            with _hydra_raises():
+                main()
+        except HydraException as error:
+            _fail(*main.explain(sys.argv[1:], error))
+        except KeyboardInterrupt:
+            _fail("Interrupted.", status=128 + signal.SIGINT)
+        except Exception as error:
+            _fail(*explain(error))
+
+
+def plain(cfg: Any) -> Any:
+    """Give a part of the configuration as plain dicts, lists and values, resolved."""
+    return OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else cfg
+
+
+def explain(error: BaseException) -> list[str]:
+    """Put an error in lines for a user.
+
+    Args:
+        error: What ended the task.
+
+    Returns:
+        The message of an error of our own tree, one line a problem; for any other error its type
+        and first line, and how to see the rest.
+    """
+    if isinstance(error, ProjectError):
+        return str(error).splitlines()
+    if isinstance(error, OmegaConfBaseException):
+        return [f"{error.full_key}: {_first_line(error)}" if error.full_key else _first_line(error)]
+    if isinstance(error, OSError):
+        # One that our own code has raised has a message and no file name.
+        return [f"{error.filename}: {error.strerror}" if error.filename else _first_line(error)]
+    return [f"{type(error).__name__}: {_first_line(error)} ({FULL_ERROR}=1 shows the traceback)"]
+
+
+def _job(task: Task, cfg: DictConfig) -> Any:
+    """Run a task inside of Hydra's job, with its secrets hidden and its errors in one line."""
+    secrets = find_secrets(cast(dict[str, Any], OmegaConf.to_container(cfg)), os.environ)
+    _hide(secrets)
+    try:
+        missing = sorted(OmegaConf.missing_keys(cfg))
+        if missing:
+            raise ConfigError("\n".join(f"{key}: is required: {key}=..." for key in missing))
+        return task(cfg)
+    except Exception as error:
+        # A sweep counts its failed jobs by their exceptions.
+        if _traceback_wanted or HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        _fail(*(redact(line, secrets) for line in explain(error)))
+
+
+def _hide(secrets: set[str]) -> None:
+    """Keep secrets out of what Hydra has written for this job, and out of its log."""
+    if not secrets:
+        return
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(SecretFilter(secrets))
+    runtime = HydraConfig.get()
+    if runtime.output_subdir is None:
+        return
+    for file in (Path(runtime.runtime.output_dir) / runtime.output_subdir).glob("*.yaml"):
+        written = file.read_text(encoding="utf-8")
+        hidden = redact(written, secrets)
+        if hidden != written:
+            file.write_text(hidden, encoding="utf-8")
+
+
+def _fail(*lines: str, status: int = 1) -> NoReturn:
+    for line in lines:
+        print(f"error: {line}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """Have Hydra raise its errors to us, who print them; it would print a page itself."""
+    before = os.environ.get(FULL_ERROR)
+    os.environ[FULL_ERROR] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[FULL_ERROR]
+        else:
+            os.environ[FULL_ERROR] = before

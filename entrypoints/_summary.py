@@ -1,0 +1,86 @@
+"""What a stage prints at its end: figures in columns, and the commands that come next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+    from ml_project_template.models.base import TrainingReport
+
+__all__ = ["metrics_table", "training_summary"]
+
+
+def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """Put metrics in a table: a row each, a column for each split.
+
+    Args:
+        metrics: Split to metric name to value.
+
+    Returns:
+        Lines of text, without a last line break.
+    """
+    splits = [split for split, values in metrics.items() if values]
+    names = list(dict.fromkeys(name for split in splits for name in metrics[split]))
+    width = max((len(name) for name in names), default=0)
+    lines = [" " * width + "".join(f"{split:>10}" for split in splits)]
+    for name in names:
+        cells = (metrics[split].get(name) for split in splits)
+        row = "".join(f"{'-' if cell is None else format(cell, '.4f'):>10}" for cell in cells)
+        lines.append(f"{name:<{width}}{row}")
+    return "\n".join(lines)
+
+
+def training_summary(report: TrainingReport, cfg: DictConfig) -> str:
+    """Sum a training up: its metrics, where the model and the run are, and what comes next."""
+    by_split: dict[str, dict[str, float]] = {}
+    for name, value in report.metrics.items():
+        split, _, metric = name.partition("_")
+        by_split.setdefault(split, {})[metric] = value
+    facts = [("model", str(report.model_path))]
+    if report.run_id is not None:
+        facts.append(("run", f"{report.run_id} (experiment {cfg.experiment_name})"))
+    facts.append(("took", f"{report.seconds:.1f} s"))
+    model_path = f"model.path={report.model_path}"
+    commands = [
+        ("evaluate", ["evaluate", model_path, *_data_overrides()]),
+        ("serve", ["serve", model_path, *_storage_overrides()]),
+    ]
+    steps = [(verb, _command(words)) for verb, words in commands]
+    if report.run_id is not None:
+        steps.insert(0, ("look", "make mlflow"))
+    return "\n".join(
+        [
+            "",
+            metrics_table(by_split),
+            "",
+            *(f"{name:<10}{value}" for name, value in facts),
+            "",
+            *(f"{name:<10}{value}" for name, value in steps),
+        ]
+    )
+
+
+def _command(words: Sequence[str]) -> str:
+    stage, *overrides = words
+    return f"uv run python -m entrypoints.{stage} {shlex.join(overrides)}"
+
+
+def _data_overrides() -> list[str]:
+    """Repeat the choices that the next stage has to make the same way."""
+    runtime = HydraConfig.get()
+    choices = runtime.runtime.choices
+    given = [text for text in runtime.overrides.task if text.startswith("data.")]
+    return [f"data={choices['data']}", *_storage_overrides(), *given]
+
+
+def _storage_overrides() -> list[str]:
+    runtime = HydraConfig.get()
+    choice = runtime.runtime.choices["storage"]
+    given = [text for text in runtime.overrides.task if text.startswith("storage.")]
+    return [*([f"storage={choice}"] if choice != "local" else []), *given]

@@ -1,0 +1,60 @@
+"""Measure a saved model on a split of a table."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from omegaconf import DictConfig
+
+from entrypoints._shell import entrypoint, run
+from entrypoints._summary import metrics_table
+from entrypoints.onboard import onboard, storage_options
+from entrypoints.preprocess import split_arguments
+from ml_project_template.utils.io import write_json
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(cfg: DictConfig) -> dict[str, float]:
+    """Compute the metrics of ``cfg.model.path`` on the raw rows of a split of ``cfg.data``.
+
+    The rows are split as they were for training, and go through the preprocessing that the model
+    brings along, as they do when it is served.
+
+    Args:
+        cfg: The configuration, see ``conf/evaluate.yaml``.
+
+    Returns:
+        Metric name to value. Also written to ``cfg.output``, if given.
+
+    Raises:
+        ArtifactError: The model can't be loaded.
+        DataError: The table lacks a feature of the model, or has a class unknown to it.
+    """
+    from ml_project_template.data.prepare import load_raw_split
+    from ml_project_template.predictor import Predictor
+
+    options = storage_options(cfg)
+    predictor = Predictor.load(cfg.model.path, storage_options=options)
+    onboard(cfg)
+    arguments: dict[str, Any] = split_arguments(cfg)
+    arguments["class_names"] = arguments["class_names"] or list(predictor.class_names)
+    dataset = load_raw_split(split=cfg.split, storage_options=options, **arguments)
+    metrics = predictor.evaluate(dataset)
+    log.info("Evaluate: %s on %d rows of %s", cfg.model.path, len(dataset), cfg.data.name)
+    if cfg.output is not None:
+        write_json(cfg.output, metrics, storage_options=options)
+    return metrics
+
+
+@entrypoint("evaluate")
+def main(cfg: DictConfig) -> None:
+    """Run the stage from the command line."""
+    metrics = evaluate(cfg)
+    print()
+    print(metrics_table({cfg.split: metrics}))
+
+
+if __name__ == "__main__":
+    run(main)

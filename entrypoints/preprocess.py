@@ -1,0 +1,65 @@
+"""Split a table, fit the preprocessing on its training rows and write both."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from entrypoints._shell import entrypoint, plain, run
+from entrypoints._targets import build
+from entrypoints.onboard import onboard, storage_options
+
+if TYPE_CHECKING:
+    from ml_project_template.data.prepare import Prepared
+
+log = logging.getLogger(__name__)
+
+
+def preprocess(cfg: DictConfig) -> Prepared:
+    """Prepare the splits of ``cfg.data``; the raw file is onboarded first if it is missing.
+
+    Args:
+        cfg: The configuration: ``data``, ``preprocessing``, ``storage``.
+
+    Returns:
+        The training, validation and test rows, prepared, and what prepared them.
+
+    Raises:
+        DataError: The table can't be used as it is.
+    """
+    from ml_project_template.data import Preprocessor
+    from ml_project_template.data.prepare import prepare
+
+    onboard(cfg)
+    prepared = prepare(
+        preprocessor=build(cfg.preprocessing, Preprocessor, where="preprocessing"),
+        output_root=f"{cfg.storage.data_root}/processed",
+        storage_options=storage_options(cfg),
+        **split_arguments(cfg),
+    )
+    rows = {"training": prepared.train, "validation": prepared.val, "test": prepared.test}
+    log.info(
+        "Preprocess: %s %s (%s rows)",
+        prepared.directory,
+        "is unchanged, nothing to do" if prepared.reused else "is new",
+        ", ".join(f"{len(part)} {name}" for name, part in rows.items() if part is not None),
+    )
+    return prepared
+
+
+def split_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """Give what reads and splits the table of ``cfg.data``, the same in every stage."""
+    arguments: dict[str, Any] = plain(cfg.data)
+    return {key: value for key, value in arguments.items() if key != "source"}
+
+
+@entrypoint("preprocess")
+def main(cfg: DictConfig) -> None:
+    """Run the stage from the command line."""
+    preprocess(cfg)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,115 @@
+"""One suite over every YAML in ``conf/``: each can be chosen, and what it makes is right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from entrypoints._composition import CONFIG_DIRECTORY, compose_config
+from entrypoints.check import argument_problems
+
+GROUPS = sorted(
+    path
+    for path in CONFIG_DIRECTORY.glob("*/*.yaml")
+    if path.parent.name not in {"experiment", "debug", "hydra"}
+)
+ROOTS = sorted(CONFIG_DIRECTORY.glob("*.yaml"))
+PRESETS = sorted(CONFIG_DIRECTORY.glob("experiment/*.yaml"))
+VARIANTS = sorted(CONFIG_DIRECTORY.glob("debug/*.yaml"))
+HYDRA = sorted(CONFIG_DIRECTORY.glob("hydra/*/*.yaml"))
+
+# What a choice needs beside itself to be a whole command.
+COMPANIONS = {
+    "data/csv": ["data.path=my.csv", "data.target_column=y"],
+    "training/gb": ["model=gb"],
+    "debug/few_stages": ["model=gb"],
+}
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(CONFIG_DIRECTORY).with_suffix("").as_posix()
+
+
+def _choose(path: Path) -> list[str]:
+    name = _name(path)
+    group, _, choice = name.rpartition("/")
+    return [*COMPANIONS.get(name, []), f"{group}={choice}"]
+
+
+def _resolved(cfg: DictConfig) -> object:
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def test_every_file_of_the_folder_is_covered() -> None:
+    covered = {*GROUPS, *ROOTS, *PRESETS, *VARIANTS, *HYDRA}
+    assert covered == set(CONFIG_DIRECTORY.rglob("*.yaml"))
+    assert set(CONFIG_DIRECTORY.rglob("*")) - covered == {
+        path for path in CONFIG_DIRECTORY.rglob("*") if path.is_dir()
+    }
+
+
+@pytest.mark.parametrize("root", ROOTS, ids=_name)
+def test_a_root_file_belongs_to_the_entrypoint_of_its_name(root: Path) -> None:
+    cfg = compose_config(root.stem)
+    assert (CONFIG_DIRECTORY.parent / "entrypoints" / f"{root.stem}.py").is_file()
+    assert "storage" in cfg
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=_name)
+def test_a_choice_of_a_group_composes_resolves_and_fits(path: Path) -> None:
+    cfg = compose_config("train", _choose(path))
+    assert _resolved(cfg)
+    assert argument_problems(cfg) == []
+
+
+@pytest.mark.parametrize("path", [*PRESETS, *VARIANTS], ids=_name)
+def test_a_preset_composes_resolves_and_fits(path: Path) -> None:
+    cfg = compose_config("train", _choose(path))
+    assert _resolved(cfg)
+    assert argument_problems(cfg) == []
+    assert _resolved(cfg) != _resolved(compose_config("train", COMPANIONS.get(_name(path), [])))
+
+
+@pytest.mark.parametrize("path", HYDRA, ids=_name)
+def test_a_hydra_setting_is_what_train_uses(path: Path) -> None:
+    from hydra.core.hydra_config import HydraConfig
+
+    compose_config("train")
+    choices = HydraConfig.get().runtime.choices
+    assert choices[path.parent.relative_to(CONFIG_DIRECTORY).as_posix()] == path.stem
+
+
+def test_a_model_brings_its_training_defaults_along() -> None:
+    assert "batch_size" in compose_config("train", ["model=mlp"]).training
+    assert "batch_size" not in compose_config("train", ["model=gb"]).training
+
+
+def test_a_debug_variant_wins_over_an_experiment() -> None:
+    cfg = compose_config(
+        "train", ["experiment=iris_gb", "debug=few_stages", "model.max_leaf_nodes=4"]
+    )
+    assert (cfg.model.max_iter, cfg.model.max_leaf_nodes, cfg.run_name) == (5, 4, "iris_gb")
+
+
+def test_seed_zero_is_kept() -> None:
+    assert compose_config("train", ["seed=0"]).seed == 0
+
+
+def test_the_model_path_names_data_and_model() -> None:
+    cfg = compose_config("train", ["data=csv", "data.path=/a/my.csv.gz", "model=gb"])
+    assert cfg.model_path == ".models/my_gb"
+
+
+def test_a_source_alone_puts_the_file_below_the_data_root() -> None:
+    cfg = compose_config("onboard", ["data=csv", "data.source=https://example.org/a/b.csv"])
+    assert cfg.data.path == ".data/raw/b.csv"
+
+
+def test_no_configuration_holds_a_secret() -> None:
+    from ml_project_template.utils.secrets import find_secrets
+
+    for choice in ("local", "minio"):
+        cfg = compose_config("train", [f"storage={choice}"])
+        assert find_secrets(OmegaConf.to_container(cfg, resolve=True), {}) == set()

@@ -1,0 +1,135 @@
+"""What a user sees who gets something wrong: one line, in seconds, and nothing half-written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from entrypoints._composition import composition_problems
+from entrypoints._shell import explain
+from tests.conftest import CommandLine
+
+IRIS_LIKE = "length,width,species\n" + "\n".join(
+    f"{row % 7}.5,{row % 5}.25,{'ab'[row % 2]}" for row in range(40)
+)
+
+Table = Callable[[str], None]
+
+# What is typed, the table in my.csv, and what has to be in the only line.
+MISTAKES = {
+    "a model": (["model=mpl"], "", ["Unknown model 'mpl'", "Did you mean 'mlp'?", "gb, mlp"]),
+    "a key": (["training.lrr=1"], "", ["training.lrr: unknown key", "'lr'"]),
+    "a group": (["modle=gb"], "", ["modle: unknown key", "'model'"]),
+    "no setting": (["hello"], "", ["'hello' is no setting", "key=value"]),
+    "a type": (["training.lr=abc"], "", ["training.lr: must be a number", "'abc'"]),
+    "a bound": (["training.lr=-1"], "", ["training.lr: must be greater than 0"]),
+    "a choice": (["model.activation=relo"], "", ["model.activation", "relu", "'relo'"]),
+    "a seed": (["seed=x"], "", ["seed: must be a whole number", "'x'"]),
+    "what to keep": (["save_model=bst"], "", ["save_model", "best", "final"]),
+    "a fraction": (["data.test_size=1.5"], "", ["data.test_size", "1.5"]),
+    "a missing file": (["data=csv", "data.path=no.csv", "data.target_column=y"], "", ["no.csv"]),
+    "no file": (["data=csv", "data.target_column=y"], "", ["data.path: is required"]),
+    "no target": (["data=csv", "data.path=my.csv"], IRIS_LIKE, ["data.target_column: is required"]),
+    "the target": (
+        ["data=csv", "data.path=my.csv", "data.target_column=specis"],
+        IRIS_LIKE,
+        ["specis", "Did you mean 'species'?"],
+    ),
+    "text": (
+        ["data=csv", "data.path=my.csv", "data.target_column=species"],
+        IRIS_LIKE.replace("6.5", "six", 1),
+        ["'length'", "row 7", "'six'"],
+    ),
+    "an empty file": (["data=csv", "data.path=my.csv", "data.target_column=y"], "", ["my.csv"]),
+    "a header alone": (
+        ["data=csv", "data.path=my.csv", "data.target_column=y"],
+        "a,y\n",
+        ["my.csv", "no rows"],
+    ),
+    "one class": (
+        ["data=csv", "data.path=my.csv", "data.target_column=species"],
+        IRIS_LIKE.replace("b\n", "a\n").removesuffix("b") + "a",
+        ["one class", "'a'"],
+    ),
+    "an untrusted target": (
+        ["model._target_=os.system", "+model.command=touch hacked"],
+        "",
+        ["os.system", "trusted"],
+    ),
+    "a nested target": (["+model.x._target_=os.getcwd"], "", ["model.x._target_"]),
+    "a target of another kind": (
+        ["model._target_=ml_project_template.data.Preprocessor"],
+        "",
+        ["Preprocessor", "BaseModel"],
+    ),
+    "a width": (["model.layer_dims=[5,8,3]"], "", ["layer_dims", "5", "4"]),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_ends_in_one_line_that_names_it(
+    mistake: str, workspace: Path, in_process: Callable[..., tuple[int, str, str]]
+) -> None:
+    overrides, table, expected = MISTAKES[mistake]
+    (workspace / "my.csv").write_text(table)
+    status, _, stderr = in_process("train", *overrides)
+    lines = stderr.strip().splitlines()
+    assert status == 1
+    assert len(lines) == 1, stderr
+    assert lines[0].startswith("error: ")
+    for words in expected:
+        assert words in lines[0]
+    assert not (workspace / ".models").exists()
+    assert not (workspace / "hacked").exists()
+
+
+def test_several_mistakes_are_told_at_once(
+    workspace: Path, in_process: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, _, stderr = in_process("train", "model=mpl", "training.lrr=1", "sed=3")
+    assert status == 1
+    assert [line.split(":")[1].split()[0] for line in stderr.strip().splitlines()] == [
+        "Unknown",
+        "training.lrr",
+        "sed",
+    ]
+
+
+def test_a_process_of_its_own_ends_with_a_line_and_without_a_traceback(
+    command_line: CommandLine,
+) -> None:
+    done = command_line("train", "model=mpl")
+    assert done.returncode == 1
+    assert done.stderr == "error: Unknown model 'mpl'. Did you mean 'mlp'? Available: gb, mlp.\n"
+
+
+def test_a_traceback_is_shown_when_asked_for(command_line: CommandLine) -> None:
+    done = command_line("train", "seed=x", env={"HYDRA_FULL_ERROR": "1"})
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr
+    assert "seed: must be a whole number" in done.stderr
+
+
+def test_an_override_of_letters_that_hydra_cannot_read_shows_how_to_quote_it() -> None:
+    (problem,), _ = composition_problems("train", ["data=csv", "data.path=ü.csv"])
+    assert problem.startswith("data.path: can't read 'ü.csv'")
+    problems, cfg = composition_problems("train", ["data=csv", 'data.path="ü.csv"'])
+    assert problems == []
+    assert cfg.data.path == "ü.csv"
+
+
+def test_a_value_may_depend_on_a_choice_that_comes_later() -> None:
+    assert composition_problems("train", ["training.patience=3", "model=gb"])[0] == []
+
+
+def test_an_error_that_nobody_foresaw_says_how_to_see_more() -> None:
+    (line,) = explain(RuntimeError("first\nsecond"))
+    assert line == "RuntimeError: first (HYDRA_FULL_ERROR=1 shows the traceback)"
+
+
+def test_an_error_of_the_operating_system_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        (tmp_path / "x").read_text()
+    assert explain(caught.value) == [f"{tmp_path / 'x'}: No such file or directory"]
