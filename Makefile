@@ -26,7 +26,7 @@ train: setup ## train the network on iris; more settings: make train ARGS="model
 	$(RUN) python -m entrypoints.train model=mlp data=iris $(ARGS)
 
 test: setup ## run the tests with coverage
-	$(RUN) pytest --cov --cov-report=term-missing:skip-covered $(ARGS)
+	$(RUN) pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
 
 lint: setup ## ruff: rules and format
 	$(RUN) ruff check .

@@ -21,6 +21,7 @@ import pytest
 
 from ml_project_template import artifacts
 from ml_project_template.artifacts import (
+    check_target,
     load_estimator,
     load_tensors,
     open_model_directory,
@@ -1033,3 +1034,22 @@ def test_an_estimator_of_too_many_parts_is_not_written(
 def test_a_missing_estimator_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"^w is missing\.$"):
         load_estimator(tmp_path / "w", trusted=TRUSTED)
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_a_target_that_could_not_be_replaced_is_told_beforehand(
+    where: str, tmp_path: Path, remote: str
+) -> None:
+    place = str(tmp_path / "mine") if where == "local" else remote
+    check_target(place)
+    write_model_directory(place, model(1))
+    check_target(place)
+    write_foreign(place, {"notes.txt": "keep me"})
+    with pytest.raises(ArtifactError, match=r"holds 'notes\.txt'"):
+        check_target(place)
+
+
+def test_a_target_below_a_file_is_told_beforehand(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="can't be written"):
+        check_target(str(tmp_path / "file" / "model"))

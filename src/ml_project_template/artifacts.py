@@ -49,6 +49,7 @@ __all__ = [
     "SIGNATURE",
     "WEIGHTS_SAFETENSORS",
     "WEIGHTS_SKOPS",
+    "check_target",
     "load_estimator",
     "load_tensors",
     "open_model_directory",
@@ -125,6 +126,26 @@ def write_model_directory(
     else:
         _write_local(io.local_path(shown), write, shown)
     return shown
+
+
+def check_target(path: str, *, storage_options: Mapping[str, Any] | None = None) -> None:
+    """Check, before work is put into a model, that it may be written to a path.
+
+    Args:
+        path: The model directory to be, local or remote.
+        storage_options: For a remote directory.
+
+    Raises:
+        ArtifactError: Something is there that is no model, or the place can't be written to.
+    """
+    if io.is_remote(path):
+        _check_remote(path, storage_options)
+        return
+    place = io.local_path(path).absolute()
+    _check_local(place, path)
+    there = next(parent for parent in place.parents if parent.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ArtifactError(f"'{path}' can't be written: no folder can be made in '{there}'.")
 
 
 @contextlib.contextmanager
@@ -392,6 +413,24 @@ def _check_local(there: Path, shown: str) -> None:
     _check_replaceable({file.name for file in there.iterdir()}, known, shown)
 
 
+def _check_remote(path: str, storage_options: Mapping[str, Any] | None) -> set[str]:
+    """Check what a new model is about to replace, and name the files that are there."""
+    shown = public_url(path)
+    before: set[str] = set()
+    if io.is_file(path, storage_options):
+        raise ArtifactError(f"'{shown}' is a file: a model is written as a directory.")
+    if io.is_dir(path, storage_options):
+        before = set(io.list_files(path, storage_options))
+    known: dict[str, bytes] = {}
+    for name in before & {MANIFEST, CONFIG}:
+        with contextlib.suppress(DataError):
+            known[name] = io.read_bytes(
+                io.join(path, name), max_bytes=_MAX_JSON, storage_options=storage_options
+            )
+    _check_replaceable(before, known, shown)
+    return before
+
+
 def _check_replaceable(present: set[str], known: Mapping[str, bytes], shown: str) -> None:
     """Refuse to replace anything but a model of ours or an empty directory.
 
@@ -433,19 +472,7 @@ def _own_names(known: Mapping[str, bytes]) -> frozenset[str] | None:
 def _write_remote(
     path: str, write: Callable[[Path], None], storage_options: Mapping[str, Any] | None
 ) -> None:
-    shown = public_url(path)
-    before: set[str] = set()
-    if io.is_file(path, storage_options):
-        raise ArtifactError(f"'{shown}' is a file: a model is written as a directory.")
-    if io.is_dir(path, storage_options):
-        before = set(io.list_files(path, storage_options))
-    known: dict[str, bytes] = {}
-    for name in before & {MANIFEST, CONFIG}:
-        with contextlib.suppress(DataError):
-            known[name] = io.read_bytes(
-                io.join(path, name), max_bytes=_MAX_JSON, storage_options=storage_options
-            )
-    _check_replaceable(before, known, shown)
+    before = _check_remote(path, storage_options)
     with tempfile.TemporaryDirectory(prefix=_SNAPSHOT_PREFIX) as directory:
         new = Path(directory)
         write(new)

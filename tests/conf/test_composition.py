@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
+from typing import cast
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -38,8 +40,8 @@ def _choose(path: Path) -> list[str]:
     return [*COMPANIONS.get(name, []), f"{group}={choice}"]
 
 
-def _resolved(cfg: DictConfig) -> object:
-    return OmegaConf.to_container(cfg, resolve=True)
+def _resolved(cfg: DictConfig) -> dict[str, object]:
+    return cast(dict[str, object], OmegaConf.to_container(cfg, resolve=True))
 
 
 def test_every_file_of_the_folder_is_covered() -> None:
@@ -112,4 +114,33 @@ def test_no_configuration_holds_a_secret() -> None:
 
     for choice in ("local", "minio"):
         cfg = compose_config("train", [f"storage={choice}"])
-        assert find_secrets(OmegaConf.to_container(cfg, resolve=True), {}) == set()
+        assert find_secrets(_resolved(cfg), {}) == set()
+
+
+@pytest.mark.parametrize("choice", sorted(p.stem for p in CONFIG_DIRECTORY.glob("model/*.yaml")))
+def test_every_setting_stands_in_the_yaml_with_the_default_of_the_code(choice: str) -> None:
+    """A setting that is left out could not be changed without ``+``."""
+    from entrypoints._targets import target_class
+    from ml_project_template.models import BaseModel
+
+    cfg = compose_config("train", [f"model={choice}"])
+    model = target_class(cfg.model, BaseModel, where="model")  # type: ignore[type-abstract]
+    constructor = inspect.signature(model).parameters
+    assert set(cfg.model) - {"_target_"} == set(constructor)
+    given = {"self", "train_data", "val_data", "save_model", "seed"}
+    fit = {n: p for n, p in inspect.signature(model._fit).parameters.items() if n not in given}
+    assert set(cfg.training) == set(fit)
+    for name, parameter in {**constructor, **fit}.items():
+        node = cfg.model if name in constructor else cfg.training
+        if parameter.default is not parameter.empty:
+            assert node[name] == parameter.default, name
+
+
+def test_every_setting_of_the_preprocessing_stands_in_the_yaml() -> None:
+    from ml_project_template.data import Preprocessor
+
+    for path in CONFIG_DIRECTORY.glob("preprocessing/*.yaml"):
+        cfg = compose_config("train", _choose(path))
+        assert set(cfg.preprocessing) - {"_target_"} == set(
+            inspect.signature(Preprocessor).parameters
+        )

@@ -112,6 +112,7 @@ def test_a_run_holds_all_that_is_needed_to_understand_it(
     for split in ("train", "val", "test"):
         for metric in ("loss", "accuracy", "f1_macro", "roc_auc", "log_loss"):
             assert np.isfinite(run.data.metrics[f"{split}_{metric}"])
+    assert run.inputs is not None
     assert len(run.inputs.dataset_inputs) == 3
     files = {
         entry.path

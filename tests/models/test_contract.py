@@ -37,7 +37,8 @@ def _settings(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _build(name: str) -> BaseModel:
-    return ModelRegistry.get(name)(**_settings(name)[0])
+    model: BaseModel = ModelRegistry.get(name)(**_settings(name)[0])
+    return model
 
 
 def _train(

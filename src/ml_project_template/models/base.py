@@ -248,6 +248,8 @@ class BaseModel(ABC):
             if data is not None
         }
         _check_splits(splits)
+        if model_path is not None:
+            artifacts.check_target(os.fspath(model_path), storage_options=storage_options)
         if seed is not None:
             seed_everything(seed)
         self._n_features = None

@@ -41,7 +41,7 @@ class ModelRegistry:
         return sorted({*_built_in(), *cls._classes})
 
     @classmethod
-    def get(cls, name: str) -> type[BaseModel]:
+    def get(cls, name: str) -> type[Any]:
         """Find a model class.
 
         Args:
