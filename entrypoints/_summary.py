@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
@@ -68,7 +70,16 @@ def training_summary(report: TrainingReport, cfg: DictConfig) -> str:
 
 def _command(words: Sequence[str]) -> str:
     stage, *overrides = words
-    return f"uv run python -m entrypoints.{stage} {shlex.join(overrides)}"
+    return f"{_python()} -m entrypoints.{stage} {shlex.join(overrides)}"
+
+
+def _python() -> str:
+    """Say how to start Python here: by uv, which may be the Makefile's own, or as it is."""
+    if shutil.which("uv") is not None:
+        return "uv run python"
+    if Path(".uv/bin/uv").is_file():
+        return ".uv/bin/uv run python"
+    return "python"
 
 
 def _data_overrides() -> list[str]:

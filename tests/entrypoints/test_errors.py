@@ -64,6 +64,22 @@ MISTAKES = {
         "",
         ["Preprocessor", "BaseModel"],
     ),
+    "a name in a module": (
+        ["model._target_=ml_project_template.models.MLPClasifier"],
+        "",
+        ["model._target_", "Did you mean 'MLPClassifier'?"],
+    ),
+    "a module": (
+        ["model._target_=ml_project_template.modls.MLPClassifier"],
+        "",
+        ["model._target_", "'ml_project_template.modls'"],
+    ),
+    "settings that don't go together": (
+        ["model=gb", "model.booster=exact", "model.l2_regularization=1"],
+        "",
+        ["model.l2_regularization", "histogram"],
+    ),
+    "a folder in the way": (["model_path=."], "", ["'.'", "no model of ours"]),
     "a width": (["model.layer_dims=[5,8,3]"], "", ["layer_dims", "5", "4"]),
 }
 

@@ -1,0 +1,58 @@
+"""What a stage prints at its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from entrypoints._composition import compose_config
+from entrypoints._summary import metrics_table, training_summary
+from ml_project_template.models import TrainingReport
+
+REPORT = TrainingReport(
+    metrics={"train_loss": 0.5, "train_accuracy": 1.0, "val_loss": 0.25},
+    history=[],
+    model_path="a model",
+    run_id="abc",
+    seconds=1.25,
+)
+
+
+def test_metrics_stand_in_rows_and_splits_in_columns() -> None:
+    table = metrics_table({"train": {"loss": 0.5, "accuracy": 1.0}, "val": {"loss": 0.25}})
+    assert table.splitlines() == [
+        "             train       val",
+        "loss        0.5000    0.2500",
+        "accuracy    1.0000         -",
+    ]
+
+
+def test_the_commands_that_come_next_repeat_what_was_chosen(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    cfg = compose_config(
+        "train", ["data=csv", "data.path=my.csv", "data.target_column=y", "storage=minio"]
+    )
+    summary = training_summary(REPORT, cfg)
+    assert "run       abc (experiment my)" in summary
+    assert "look      make mlflow" in summary
+    assert (
+        "evaluate  python -m entrypoints.evaluate 'model.path=a model' data=csv storage=minio "
+        "data.path=my.csv data.target_column=y"
+    ) in summary
+    assert "serve     python -m entrypoints.serve 'model.path=a model' storage=minio" in summary
+
+
+def test_the_commands_start_with_the_uv_that_is_there(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = compose_config("train")
+    monkeypatch.setenv("PATH", "")
+    (workspace / ".uv/bin").mkdir(parents=True)
+    uv = workspace / ".uv/bin/uv"
+    uv.touch(mode=0o755)
+    assert "serve     .uv/bin/uv run python -m" in training_summary(REPORT, cfg)
+    monkeypatch.setenv("PATH", str(uv.parent))
+    assert "serve     uv run python -m" in training_summary(REPORT, cfg)
