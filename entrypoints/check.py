@@ -38,7 +38,7 @@ def check(cfg: DictConfig) -> list[str]:
 def argument_problems(cfg: DictConfig) -> list[str]:
     """Find the settings that the model, its training, the preprocessing or the split refuse.
 
-    Nothing is read and nobody is asked: this is quick enough to stand before every training.
+    No table is read and no server of runs is asked: quick enough to stand before every training.
     """
     missing = [f"{key}: is required: {key}=..." for key in sorted(OmegaConf.missing_keys(cfg))]
     return [
@@ -89,12 +89,15 @@ def _preprocessing_problems(cfg: DictConfig) -> Iterator[str]:
 def _data_argument_problems(cfg: DictConfig) -> Iterator[str]:
     from entrypoints.preprocess import split_arguments
     from ml_project_template.data.prepare import prepare
+    from ml_project_template.utils.io import exists
 
     if OmegaConf.is_missing(cfg.data, "target_column"):
         return
     if cfg.data.path is None:
         yield "data.path: is required, such as data.path=my.csv"
         return
+    if cfg.data.source is None and not exists(cfg.data.path, storage_options(cfg)):
+        yield f"data.path: there is no file '{cfg.data.path}'"
     yield from check_arguments(
         prepare,
         split_arguments(cfg),
@@ -123,11 +126,9 @@ def _data_problems(cfg: DictConfig) -> Iterator[str]:
     if OmegaConf.is_missing(cfg.data, "target_column") or cfg.data.path is None:
         return
     options = storage_options(cfg)
-    if not exists(cfg.data.path, storage_options=options):
+    if not exists(cfg.data.path, options):
         source = cfg.data.source
-        if source is None:
-            yield f"data.path: there is no file '{cfg.data.path}'"
-        elif not source.startswith("sklearn:") and not exists(source):
+        if source is not None and not source.startswith("sklearn:") and not exists(source, options):
             yield f"data.source: there is no file '{source}'"
         return
     TabularDataset.from_file(

@@ -37,8 +37,9 @@ def train(cfg: DictConfig) -> TrainingReport:
     problems = argument_problems(cfg)
     if problems:
         raise ConfigError("\n".join(problems))
-    model = build(cfg.model, BaseModel, where="model")  # type: ignore[type-abstract]
+    # The data first: what is wrong with them is told before a framework is imported.
     data = preprocess(cfg)
+    model = build(cfg.model, BaseModel, where="model")  # type: ignore[type-abstract]
     return model.train(
         experiment_name=cfg.experiment_name,
         run_name=cfg.run_name,

@@ -29,7 +29,11 @@ MISTAKES = {
     "a seed": (["seed=x"], "", ["seed: must be a whole number", "'x'"]),
     "what to keep": (["save_model=bst"], "", ["save_model", "best", "final"]),
     "a fraction": (["data.test_size=1.5"], "", ["data.test_size", "1.5"]),
-    "a missing file": (["data=csv", "data.path=no.csv", "data.target_column=y"], "", ["no.csv"]),
+    "a missing file": (
+        ["data=csv", "data.path=no.csv", "data.target_column=y"],
+        "",
+        ["data.path:", "no.csv"],
+    ),
     "no file": (["data=csv", "data.target_column=y"], "", ["data.path: is required"]),
     "no target": (["data=csv", "data.path=my.csv"], IRIS_LIKE, ["data.target_column: is required"]),
     "the target": (

@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
 
 import numpy as np
+from pydantic import Field
 
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
@@ -202,7 +203,7 @@ class BaseModel(ABC):
         model_path: str | os.PathLike[str] | None = None,
         run_name: str | None = None,
         save_model: SaveModel = "best",
-        seed: int | None = None,
+        seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None,
         tracking: bool | Tracker = True,
         config: Mapping[str, Any] | None = None,
         storage_options: Mapping[str, Any] | None = None,
