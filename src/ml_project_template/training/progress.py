@@ -36,7 +36,9 @@ class ProgressReporter:
         """Show one step."""
         text = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if self._wants_bar:
-            self._draw(step, text, total)
+            # A bar has room for little: the losses say the most.
+            losses = [f"{name} {value:.4g}" for name, value in metrics.items() if "loss" in name]
+            self._draw(step, ", ".join(losses) or text, total)
             return
         line = f"{self._description}: step {step}{f'/{total}' if total else ''}, {text}"
         every = max(1, (total or 100) // _LINES)
