@@ -41,7 +41,7 @@ def onboard(cfg: DictConfig, *, force: bool = False) -> Onboarded:
         storage_options=storage_options(cfg),
         force=force,
     )
-    what = "is new" if onboarded.changed else "is unchanged"
+    what = "is new" if onboarded.changed else "is there"
     log.info("Onboard: %s %s (SHA-256 %s)", onboarded.path, what, onboarded.digest[:12])
     return onboarded
 

@@ -44,7 +44,7 @@ MISTAKES = {
     "text": (
         ["data=csv", "data.path=my.csv", "data.target_column=species"],
         IRIS_LIKE.replace("6.5", "six", 1),
-        ["'length'", "row 7", "'six'"],
+        ["'length'", "row 7", "'six'", "drop_columns=[length]"],
     ),
     "an empty file": (["data=csv", "data.path=my.csv", "data.target_column=y"], "", ["my.csv"]),
     "a header alone": (

@@ -56,6 +56,22 @@ def test_open_widths_are_filled_in_from_the_data(iris: Splits, tmp_path: Path) -
     assert MLPClassifier.load(tmp_path / "model").layer_dims == [4, 8, 3]
 
 
+def test_open_widths_are_filled_in_anew_for_each_training(iris: Splits, tmp_path: Path) -> None:
+    model = MLPClassifier([None, 8, None], accelerator="cpu")
+    _train(model, iris[0], max_epochs=1)
+    wider = _wider(iris[0])
+    _train(model, wider, max_epochs=1)
+    assert model.layer_dims == [None, 8, None]
+    assert model.get_params()["layer_dims"] == [5, 8, 3]
+
+
+def _wider(data: TabularDataset) -> TabularDataset:
+    features = data.features.assign(more=1.0)
+    return TabularDataset(
+        features, data.y, target_column="target", class_names=[str(k) for k in range(3)]
+    )
+
+
 @pytest.mark.parametrize(
     ("layer_dims", "message"),
     [

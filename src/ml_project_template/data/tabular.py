@@ -44,6 +44,9 @@ FilePath = str | os.PathLike[str]
 # A target with more different labels than this, most of them seen once, is no class label.
 _MOST_RARE_LABELS = 50
 
+# How many columns a message names before it says '...'.
+_SHOWN_COLUMNS = 10
+
 
 class TabularDataset(BaseDataset):
     """Numeric features and a class label for each row.
@@ -445,10 +448,22 @@ def _numeric_features(features: pd.DataFrame, where: str) -> pd.DataFrame:
         raise DataError(f"{where} has no rows of data.")
     names = [str(column) for column in features.columns]
     check_unique(names, where)
-    columns = {
-        name: numeric_column(features.iloc[:, index].reset_index(drop=True), name, where)
-        for index, name in enumerate(names)
-    }
+    columns: dict[str, pd.Series[Any]] = {}
+    problems: dict[str, DataError] = {}
+    for index, name in enumerate(names):
+        try:
+            column = features.iloc[:, index].reset_index(drop=True)
+            columns[name] = numeric_column(column, name, where)
+        except DataError as error:
+            problems[name] = error
+    if problems:
+        # All of them at once: a table with one column of text mostly has more.
+        rest = ", ..." if len(problems) > _SHOWN_COLUMNS else ""
+        names_shown = ", ".join(list(problems)[:_SHOWN_COLUMNS]) + rest
+        raise DataError(
+            f"{next(iter(problems.values()))} Mend it, or leave columns out: "
+            f"drop_columns=[{names_shown}]"
+        )
     return pd.DataFrame(columns, copy=False)
 
 

@@ -50,6 +50,7 @@ class MLPClassifier(BaseModel):
 
     Attributes:
         fabric: Lightning's Fabric of this model.
+        layer_dims_: The widths, with those of the data filled in.
         module_: The network, once fitted or loaded.
 
     Raises:
@@ -76,6 +77,7 @@ class MLPClassifier(BaseModel):
                 f"data) and a number for each hidden layer between them, got {list(layer_dims)}."
             )
         self.layer_dims = list(layer_dims)
+        self.layer_dims_ = self.layer_dims
         self.activation = activation
         self.normalization = normalization
         self.dropout = dropout
@@ -90,14 +92,15 @@ class MLPClassifier(BaseModel):
             0: (len(train_data.feature_names), "starts", "features"),
             -1: (len(train_data.class_names), "ends", "classes"),
         }
+        self.layer_dims_ = list(self.layer_dims)
         for end, (width, verb, what) in ends.items():
             if self.layer_dims[end] not in (None, width):
                 raise ConfigError(
                     f"model.layer_dims {verb} with {self.layer_dims[end]} but the data has {width} "
                     f"{what}; use null to fill it in."
                 )
-            self.layer_dims[end] = width
-        self._model_params["layer_dims"] = list(self.layer_dims)
+            self.layer_dims_[end] = width
+        self._model_params["layer_dims"] = list(self.layer_dims_)
 
     def _fit(  # type: ignore[override]
         self,
@@ -273,7 +276,7 @@ class MLPClassifier(BaseModel):
         from ml_project_template.modules import FullyConnected
 
         return FullyConnected(
-            [width for width in self.layer_dims if width is not None],
+            [width for width in self.layer_dims_ if width is not None],
             self.activation,
             self.normalization,
             self.dropout,
@@ -286,7 +289,7 @@ class MLPClassifier(BaseModel):
         return self.module_
 
     def _multiply_adds(self, rows: int) -> int:
-        widths = [width or 0 for width in self.layer_dims]
+        widths = [width or 0 for width in self.layer_dims_]
         return rows * max(a * b for a, b in itertools.pairwise(widths))
 
 
