@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 FOREIGN = ("MLFLOW_", "AWS_", "S3_", "ML_PROJECT_", "HYDRA_")
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c() -> None:
+    """Let programs that are started here be interrupted, also in tests run in the background.
+
+    A shell has its background jobs ignore Ctrl-C, and what is ignored is inherited.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -907,3 +907,22 @@ def test_a_server_keeps_runs_and_models(
     rows = np.array([[5.1, 3.5, 1.4, 0.2]], dtype=np.float32)
     np.testing.assert_array_equal(loaded.predict(rows), model.predict(rows))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_program_that_uses_mlflow_itself_sees_our_lines_only(tmp_path: Path) -> None:
+    script = (
+        "import mlflow, sys\n"
+        "from ml_project_template.tracking import MLflowTracker\n"
+        "with MLflowTracker(sys.argv[1]).start_run(experiment_name='x') as run:\n"
+        "    run.log_metrics({'loss': 1.0})\n"
+        "print(mlflow.MlflowClient(sys.argv[1]).get_run(run.id).info.status)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, f"sqlite:///{tmp_path / 'mlflow.db'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("FINISHED\n", "")

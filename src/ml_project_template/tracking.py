@@ -158,7 +158,7 @@ class MLflowTracker(Tracker):
         uri = tracking_uri(self.uri)
         secrets = find_secrets({"uri": uri})
         check_reachable(uri)
-        with _one_line(uri):
+        with _one_line(uri), _log_level("mlflow", logging.WARNING):
             client = _open(uri)
             experiment_id = _experiment(client, experiment_name, uri)
             tags = _origin() | dict(self.tags or {})
@@ -177,7 +177,8 @@ class MLflowTracker(Tracker):
         )
         with captured_log(secrets) as console, stopping_by_exception():
             try:
-                yield run
+                with _log_level("mlflow", logging.WARNING):
+                    yield run
             except BaseException as error:
                 state = _state(error)
                 run.end(state, console, None if state == "FINISHED" else error)
@@ -330,7 +331,8 @@ class MLflowRun(Run):
             )
             try:
                 path = Path(staging, MODEL_NAME)
-                with _errors_only("mlflow.utils.environment"):
+                # It warns of what no user can mend, such as a virtual environment without pip.
+                with _log_level("mlflow.utils.environment", logging.ERROR):
                     save_model(
                         path=path,
                         loader_module=LOADER_MODULE,
@@ -550,11 +552,11 @@ def _one_line(uri: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _errors_only(name: str) -> Iterator[None]:
-    """Silence a logger that warns of nothing a user can mend, as of a venv without pip."""
+def _log_level(name: str, least: int) -> Iterator[None]:
+    """Silence a logger below a level, for the time of a block."""
     logger = logging.getLogger(name)
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(max(level, least))
     try:
         yield
     finally:

@@ -60,7 +60,8 @@ def test_a_root_file_belongs_to_the_entrypoint_of_its_name(root: Path) -> None:
 
 
 @pytest.mark.parametrize("path", GROUPS, ids=_name)
-def test_a_choice_of_a_group_composes_resolves_and_fits(path: Path) -> None:
+def test_a_choice_of_a_group_composes_resolves_and_fits(path: Path, workspace: Path) -> None:
+    (workspace / "my.csv").touch()
     cfg = compose_config("train", _choose(path))
     assert _resolved(cfg)
     assert argument_problems(cfg) == []
