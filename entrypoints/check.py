@@ -120,6 +120,7 @@ def _run_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def _data_problems(cfg: DictConfig) -> Iterator[str]:
+    from entrypoints.preprocess import split_arguments
     from ml_project_template.data import TabularDataset
     from ml_project_template.utils.io import exists
 
@@ -137,6 +138,7 @@ def _data_problems(cfg: DictConfig) -> Iterator[str]:
         class_names=plain(cfg.data.class_names),
         drop_columns=plain(cfg.data.drop_columns),
         storage_options=options,
+        **split_arguments(cfg)["read_options"],
     )
 
 

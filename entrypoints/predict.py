@@ -42,6 +42,8 @@ def predict(cfg: DictConfig) -> int:
             cfg.input,
             cfg.output,
             chunk_size=cfg.chunk_size,
+            delimiter=cfg.sep,
+            decimal=cfg.decimal,
             storage_options=options,
             progress=show,
         )

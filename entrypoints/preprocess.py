@@ -52,7 +52,10 @@ def preprocess(cfg: DictConfig) -> Prepared:
 def split_arguments(cfg: DictConfig) -> dict[str, Any]:
     """Give what reads and splits the table of ``cfg.data``, the same in every stage."""
     arguments: dict[str, Any] = plain(cfg.data)
-    return {key: value for key, value in arguments.items() if key != "source"}
+    del arguments["source"]
+    options = arguments["read_options"]
+    arguments["read_options"] = {key: value for key, value in options.items() if value is not None}
+    return arguments
 
 
 @entrypoint("preprocess")

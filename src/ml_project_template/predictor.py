@@ -38,29 +38,6 @@ PROBABILITY = "probability_"
 _ENDINGS = (".csv", ".csv.gz", ".parquet")
 _BLOCK_BYTES = 4 * 2**20
 
-# What pandas reads as a missing value, so that scoring reads a file as training did.
-_MISSING = (
-    "",
-    "#N/A",
-    "#N/A N/A",
-    "#NA",
-    "-1.#IND",
-    "-1.#QNAN",
-    "-NaN",
-    "-nan",
-    "1.#IND",
-    "1.#QNAN",
-    "<NA>",
-    "N/A",
-    "NA",
-    "NULL",
-    "NaN",
-    "None",
-    "n/a",
-    "nan",
-    "null",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -250,6 +227,7 @@ def score_file(
     *,
     chunk_size: int = 50_000,
     delimiter: str = ",",
+    decimal: str = ".",
     storage_options: Mapping[str, Any] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -265,6 +243,7 @@ def score_file(
         output: The file to write, of the same endings; folders are made. It may be the input.
         chunk_size: Rows scored at once.
         delimiter: What separates the columns of a CSV.
+        decimal: What separates the whole from the fraction in a CSV's features.
         storage_options: What a remote storage needs.
         progress: Is called after every chunk with the number of rows done so far.
 
@@ -294,14 +273,16 @@ def score_file(
         for batch in batches:
             for start in range(0, batch.num_rows, chunk_size):
                 chunk = batch.slice(start, chunk_size)
-                writer.write(_score(predictor, chunk, rows, input, typed=writer.typed))
+                writer.write(
+                    _score(predictor, chunk, rows, input, typed=writer.typed, decimal=decimal)
+                )
                 rows += chunk.num_rows
                 if progress is not None:
                     progress(rows)
         if rows == 0:
             # The header alone: whoever reads the output finds the columns all the same.
             empty = schema.empty_table()
-            writer.write(_score(predictor, empty, rows, input, typed=writer.typed))
+            writer.write(_score(predictor, empty, rows, input, typed=writer.typed, decimal=decimal))
     return rows
 
 
@@ -346,7 +327,9 @@ def _output_names(predictor: Predictor) -> list[str]:
     return [PREDICTION, *(PROBABILITY + name for name in predictor.class_names)]
 
 
-def _score(predictor: Predictor, chunk: Any, offset: int, path: str, *, typed: bool) -> Any:
+def _score(
+    predictor: Predictor, chunk: Any, offset: int, path: str, *, typed: bool, decimal: str
+) -> Any:
     """Add the predictions to some rows.
 
     Args:
@@ -355,6 +338,7 @@ def _score(predictor: Predictor, chunk: Any, offset: int, path: str, *, typed: b
         offset: How many rows stood before it, for messages.
         path: The file's name, for messages.
         typed: Whether features that are text become numbers in the result.
+        decimal: The decimal separator of features that are text.
 
     Returns:
         An Arrow table.
@@ -363,7 +347,8 @@ def _score(predictor: Predictor, chunk: Any, offset: int, path: str, *, typed: b
     import pyarrow as pa
 
     numbers = {
-        name: _numbers(chunk.column(name), name, offset, path) for name in predictor.feature_names
+        name: _numbers(chunk.column(name), name, offset, path, decimal)
+        for name in predictor.feature_names
     }
     frame = pd.DataFrame(
         {name: column.to_numpy(zero_copy_only=False) for name, column in numbers.items()}
@@ -379,7 +364,7 @@ def _score(predictor: Predictor, chunk: Any, offset: int, path: str, *, typed: b
     return pa.table(columns)
 
 
-def _numbers(column: Any, name: str, offset: int, path: str) -> Any:
+def _numbers(column: Any, name: str, offset: int, path: str, decimal: str) -> Any:
     """Read a column as float64, missing values as nulls.
 
     Raises:
@@ -387,6 +372,8 @@ def _numbers(column: Any, name: str, offset: int, path: str) -> Any:
     """
     import pyarrow as pa
     import pyarrow.compute as pc
+
+    from ml_project_template.data.files import MISSING_WORDS
 
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()
@@ -397,7 +384,9 @@ def _numbers(column: Any, name: str, offset: int, path: str) -> Any:
     texts = column
     if pa.types.is_string(column.type):
         texts = pc.utf8_trim_whitespace(column)
-        missing = pc.is_in(texts, value_set=pa.array(_MISSING))
+        if decimal != ".":
+            texts = pc.replace_substring(texts, decimal, ".")
+        missing = pc.is_in(texts, value_set=pa.array(MISSING_WORDS))
         texts = pc.if_else(missing, pa.scalar(None, pa.string()), texts)
         # Truth values are written as words by pandas and by Excel, each in its own case.
         words = pc.utf8_lower(texts)

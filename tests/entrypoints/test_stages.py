@@ -183,6 +183,25 @@ def test_anybodys_table_needs_no_yaml(in_process: InProcess, workspace: Path) ->
         assert [f["name"] for f in signature["features"]] == ["größe in cm", "b c"]
 
 
+def test_a_table_with_semicolons_and_decimal_commas_is_read_and_scored(
+    in_process: InProcess, workspace: Path
+) -> None:
+    rows = [f"{row % 7},5;{row % 5},25;{'ab'[row % 2]}" for row in range(40)]
+    (workspace / "my.csv").write_text("\n".join(["length;width;species", *rows]))
+    status, _, err = in_process(
+        *("train", *QUICK_GB, "data=csv", "data.path=my.csv", "data.target_column=species"),
+        *('data.read_options.sep=";"', 'data.read_options.decimal=","', "tracking=disabled"),
+    )
+    assert status == 0, err
+    (workspace / "new.csv").write_text("length;width\n6,5;1,25\n")
+    status, _, err = in_process(
+        *("predict", "model.path=.models/my_gb", "input=new.csv", "output=out.csv"),
+        *('sep=";"', 'decimal=","'),
+    )
+    assert status == 0, err
+    assert (workspace / "out.csv").read_text().splitlines()[1].startswith("6,5;1,25;")
+
+
 def test_check_tells_all_at_once_and_runs_nothing(in_process: InProcess, workspace: Path) -> None:
     status, _, err = in_process(
         "check",

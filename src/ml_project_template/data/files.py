@@ -15,7 +15,7 @@ import pandas as pd
 from ml_project_template.data.columns import check_unique
 from ml_project_template.errors import ConfigError, DataError, unknown
 
-__all__ = ["parse_csv", "parse_parquet"]
+__all__ = ["MISSING_WORDS", "parse_csv", "parse_parquet"]
 
 # The options that pyarrow's reader is given in its own words. It is the strict one: a row that is
 # too short is an error there, while pandas' reader fills it up without a word. Any other option is
@@ -24,7 +24,7 @@ _ARROW_OPTIONS = frozenset(
     {"decimal", "delimiter", "encoding", "keep_default_na", "na_values", "quotechar", "sep"}
 )
 # What stands for a missing value, the same as for pandas.
-_MISSING = (
+MISSING_WORDS = (
     "",
     "#N/A",
     "#N/A N/A",
@@ -102,7 +102,7 @@ def _parse_with_arrow(data: bytes, where: str, options: Mapping[str, Any]) -> pd
             csv.ConvertOptions(
                 decimal_point=options.get("decimal", "."),
                 null_values=[
-                    *(_MISSING if options.get("keep_default_na", True) else ()),
+                    *(MISSING_WORDS if options.get("keep_default_na", True) else ()),
                     *(str(value) for value in missing),
                 ],
                 strings_can_be_null=True,
