@@ -55,7 +55,7 @@ def training_summary(report: TrainingReport, cfg: DictConfig) -> str:
     ]
     steps = [(verb, _command(words)) for verb, words in commands]
     if report.run_id is not None:
-        steps.insert(0, ("look", "make mlflow"))
+        steps[:0] = _where_to_look(report, cfg)
     return "\n".join(
         [
             "",
@@ -66,6 +66,18 @@ def training_summary(report: TrainingReport, cfg: DictConfig) -> str:
             *(f"{name:<10}{value}" for name, value in steps),
         ]
     )
+
+
+def _where_to_look(report: TrainingReport, cfg: DictConfig) -> list[tuple[str, str]]:
+    """Say where the page of the run is: on the server that keeps it, or on one to be started."""
+    from ml_project_template.tracking_address import tracking_uri
+    from ml_project_template.utils.secrets import public_url
+
+    address = tracking_uri(cfg.tracking.uri)
+    page = f"#/experiments/{report.experiment_id}/runs/{report.run_id}"
+    if address.startswith("http"):
+        return [("look", f"{public_url(address).rstrip('/')}/{page}")]
+    return [("look", "make mlflow"), ("", f"http://127.0.0.1:5000/{page}")]
 
 
 def _command(words: Sequence[str]) -> str:

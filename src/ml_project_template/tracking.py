@@ -117,9 +117,6 @@ _ENVIRONMENT = {
 _logger = logging.getLogger(__name__)
 _import_lock = threading.Lock()
 
-# Has MLflow's page open on runs and metrics, rather than on what it shows for language models.
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-
 
 class MLflowTracker(Tracker):
     """Keeps runs on MLflow.
@@ -516,9 +513,7 @@ def _experiment(client: MlflowClient, name: str, uri: str) -> str:
             folder = re.sub(r"[^\w\-.]+", "_", name).strip(".") or "default"
             location = str(path.parent / "mlruns" / folder)
         try:
-            return str(
-                client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS)
-            )
+            return str(client.create_experiment(name, artifact_location=location))
         except MlflowException as error:
             # Another process was faster, or there is a real reason, which the next lines show.
             found = client.get_experiment_by_name(name)

@@ -15,6 +15,7 @@ REPORT = TrainingReport(
     history=[],
     model_path="a model",
     run_id="abc",
+    experiment_id="7",
     seconds=1.25,
 )
 
@@ -37,7 +38,8 @@ def test_the_commands_that_come_next_repeat_what_was_chosen(
     )
     summary = training_summary(REPORT, cfg)
     assert "run       abc (experiment my)" in summary
-    assert "look      make mlflow" in summary
+    assert "look      make mlflow\n" in summary
+    assert "\n          http://127.0.0.1:5000/#/experiments/7/runs/abc\n" in summary
     assert (
         "evaluate  python -m entrypoints.evaluate 'model.path=a model' data=csv storage=minio "
         "data.path=my.csv data.target_column=y"
@@ -56,3 +58,11 @@ def test_the_commands_start_with_the_uv_that_is_there(
     assert "serve     .uv/bin/uv run python -m" in training_summary(REPORT, cfg)
     monkeypatch.setenv("PATH", str(uv.parent))
     assert "serve     uv run python -m" in training_summary(REPORT, cfg)
+
+
+def test_a_run_on_a_server_is_looked_at_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:word@example.org:5000/")
+    summary = training_summary(REPORT, compose_config("train"))
+    assert "look      http://example.org:5000/#/experiments/7/runs/abc\n" in summary
+    assert "make mlflow" not in summary
+    assert "word" not in summary

@@ -77,6 +77,7 @@ class TrainingReport:
         history: What the fit reported, a row for each epoch or boosting stage.
         model_path: Where the model was saved; None if it was not.
         run_id: The tracker's id of the run; None without tracking.
+        experiment_id: The tracker's id of the run's experiment; None without tracking.
         seconds: How long it all took.
     """
 
@@ -84,6 +85,7 @@ class TrainingReport:
     history: list[dict[str, float]] = field(repr=False)
     model_path: str | None
     run_id: str | None
+    experiment_id: str | None
     seconds: float
 
 
@@ -337,8 +339,14 @@ class BaseModel(ABC):
                 saved = self.save(model_path, storage_options=storage_options)
             if tracked:
                 self._log_model(run, saved)
-            run_id = run.id
-        return TrainingReport(metrics, self.history, saved, run_id, time.perf_counter() - started)
+        return TrainingReport(
+            metrics=metrics,
+            history=self.history,
+            model_path=saved,
+            run_id=run.id,
+            experiment_id=run.experiment_id,
+            seconds=time.perf_counter() - started,
+        )
 
     def evaluate(self, data: TabularDataset) -> dict[str, float]:
         """Judge the model on labelled rows.
