@@ -44,15 +44,22 @@ def training_summary(report: TrainingReport, cfg: DictConfig) -> str:
     for name, value in report.metrics.items():
         split, _, metric = name.partition("_")
         by_split.setdefault(split, {})[metric] = value
-    facts = [("model", str(report.model_path))]
+    facts = []
+    model = report.model_path
+    if model is not None:
+        facts.append(("model", model))
+    elif report.run_id is not None:
+        # Not saved to a directory of its own; the tracker has it.
+        model = f"runs:/{report.run_id}/model"
     if report.run_id is not None:
         facts.append(("run", f"{report.run_id} (experiment {cfg.experiment_name})"))
     facts.append(("took", f"{report.seconds:.1f} s"))
-    model_path = f"model.path={report.model_path}"
-    commands = [
-        ("evaluate", ["evaluate", model_path, *_data_overrides()]),
-        ("serve", ["serve", model_path, *_storage_overrides()]),
-    ]
+    commands = []
+    if model is not None:
+        commands = [
+            ("evaluate", ["evaluate", f"model.path={model}", *_data_overrides()]),
+            ("serve", ["serve", f"model.path={model}", *_storage_overrides()]),
+        ]
     steps = [(verb, _command(words)) for verb, words in commands]
     if report.run_id is not None:
         steps[:0] = _where_to_look(report, cfg)

@@ -114,6 +114,9 @@ def _run_problems(cfg: DictConfig) -> Iterator[str]:
         # The other names are made of it.
         keys += ["experiment_name", "model_path"]
     settings = {key: cfg[key] for key in keys}
+    for key in ("experiment_name", "model_path"):
+        if settings.get(key) == "":
+            yield f"{key}: must not be empty"
     others = set(BaseModel.train.__annotations__) - set(keys)
     for line in check_arguments(BaseModel.train, settings, where="", ignore=others):
         yield line.removeprefix(".")

@@ -83,6 +83,9 @@ MISTAKES = {
         "",
         ["model.l2_regularization", "histogram"],
     ),
+    "an empty path": (["model_path="], "", ["model_path: must not be empty"]),
+    "a list": (["data.drop_columns=target"], "", ["data.drop_columns: must be a list"]),
+    "a large seed": (["seed=4294967296"], "", ["seed: must be less than 4294967296"]),
     "a folder in the way": (["model_path=."], "", ["'.'", "no model of ours"]),
     "a width": (["model.layer_dims=[5,8,3]"], "", ["layer_dims", "5", "4"]),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,11 @@ def test_a_run_on_a_server_is_looked_at_there(monkeypatch: pytest.MonkeyPatch) -
     assert "look      http://example.org:5000/#/experiments/7/runs/abc\n" in summary
     assert "make mlflow" not in summary
     assert "word" not in summary
+
+
+def test_a_model_that_was_not_saved_is_found_in_its_run(workspace: Path) -> None:
+    unsaved = dataclasses.replace(REPORT, model_path=None)
+    summary = training_summary(unsaved, compose_config("train", ["model_path=null"]))
+    assert "entrypoints.evaluate model.path=runs:/abc/model data=iris" in summary
+    untracked = dataclasses.replace(unsaved, run_id=None, experiment_id=None)
+    assert "model.path" not in training_summary(untracked, compose_config("train"))

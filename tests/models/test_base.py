@@ -364,3 +364,8 @@ def test_reports_outside_of_a_training_go_nowhere() -> None:
     model = _boosting()
     model.report(1, {"train_loss": 1.0}, total=2)
     assert model.history == []
+
+
+def test_a_tracker_of_another_kind_is_refused(iris: Splits) -> None:
+    with pytest.raises(ConfigError, match="tracking must be True, False or a tracker, got 'mlf"):
+        _train(_boosting(), iris, tracking="mlflow")

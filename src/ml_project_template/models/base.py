@@ -263,12 +263,15 @@ class BaseModel(ABC):
         safe_config = redact_mapping(config, secrets)
 
         from ml_project_template.tracking import DisabledTracker, MLflowTracker, reporter
+        from ml_project_template.tracking import Tracker as TrackerBase
 
         tracker: Tracker
         if isinstance(tracking, bool):
             tracker = MLflowTracker() if tracking else DisabledTracker()
-        else:
+        elif isinstance(tracking, TrackerBase):
             tracker = tracking
+        else:
+            raise ConfigError(f"tracking must be True, False or a tracker, got {tracking!r}.")
         tracked = not isinstance(tracker, DisabledTracker)
         with tracker.start_run(experiment_name=experiment_name, run_name=run_name) as run:
             parameters = {

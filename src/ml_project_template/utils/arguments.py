@@ -23,6 +23,7 @@ _EXPECTATIONS = {
     "int_from_float": "a whole number",
     "int_type": "a whole number",
     "list_type": "a list",
+    "sequence_str": "a list",
     "none_required": "null",
     "set_type": "a set",
     "string_type": "text",
@@ -215,7 +216,8 @@ def _bound(kind: str, context: Mapping[str, Any], message: str) -> str:
     }
     if kind in words:
         key, phrase = words[kind]
-        return f"must be {phrase} {context[key]:g}"
+        bound = context[key]
+        return f"must be {phrase} {bound if isinstance(bound, int) else format(bound, 'g')}"
     return re.sub(r"^\w+ should ", "must ", message.removeprefix("Value error, "))
 
 
