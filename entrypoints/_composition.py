@@ -131,5 +131,8 @@ def _explain(override: str, error: HydraException, node: DictConfig) -> str:
 
 def _unknown_key(where: str, key: str, node: DictConfig) -> str:
     full = f"{where}.{key}" if where else key
+    if key in node:
+        inside = ", ".join(f"{full}.{name}" for name in node[key])
+        return f"{full}: holds settings, and there is nothing to choose here. Set: {inside}"
     hint = unknown("key", key, map(str, node)).removeprefix(f"Unknown key '{key}'. ")
     return f"{full}: unknown key. {hint}"

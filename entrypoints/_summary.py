@@ -77,14 +77,17 @@ def training_summary(report: TrainingReport, cfg: DictConfig) -> str:
 
 def _where_to_look(report: TrainingReport, cfg: DictConfig) -> list[tuple[str, str]]:
     """Say where the page of the run is: on the server that keeps it, or on one to be started."""
-    from ml_project_template.tracking_address import tracking_uri
+    from ml_project_template.tracking_address import DEFAULT_URI, tracking_uri
     from ml_project_template.utils.secrets import public_url
 
     address = tracking_uri(cfg.tracking.uri)
     page = f"#/experiments/{report.experiment_id}/runs/{report.run_id}"
     if address.startswith("http"):
         return [("look", f"{public_url(address).rstrip('/')}/{page}")]
-    return [("look", "make mlflow"), ("", f"http://127.0.0.1:5000/{page}")]
+    look = "make mlflow"
+    if address != tracking_uri(DEFAULT_URI):
+        look += f" MLFLOW_TRACKING_URI={public_url(address)}"
+    return [("look", look), ("", f"http://127.0.0.1:5000/{page}")]
 
 
 def _command(words: Sequence[str]) -> str:

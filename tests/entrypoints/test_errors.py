@@ -156,3 +156,10 @@ def test_an_error_of_the_operating_system_names_the_file(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError) as caught:
         (tmp_path / "x").read_text()
     assert explain(caught.value) == [f"{tmp_path / 'x'}: No such file or directory"]
+
+
+def test_a_group_that_is_none_here_is_told() -> None:
+    (problem,), _ = composition_problems("evaluate", ["model=mlp"])
+    assert problem == (
+        "model: holds settings, and there is nothing to choose here. Set: model.path"
+    )

@@ -75,3 +75,8 @@ def test_a_model_that_was_not_saved_is_found_in_its_run(workspace: Path) -> None
     assert "entrypoints.evaluate model.path=runs:/abc/model data=iris" in summary
     untracked = dataclasses.replace(unsaved, run_id=None, experiment_id=None)
     assert "model.path" not in training_summary(untracked, compose_config("train"))
+
+
+def test_another_database_is_named_to_make(workspace: Path) -> None:
+    summary = training_summary(REPORT, compose_config("train", ["tracking.uri=sqlite:///my.db"]))
+    assert f"look      make mlflow MLFLOW_TRACKING_URI=sqlite:///{workspace}/my.db\n" in summary
