@@ -6,6 +6,7 @@ import http.server
 import json
 import logging
 import os
+import random
 import shutil
 import signal
 import socket
@@ -926,3 +927,15 @@ def test_a_program_that_uses_mlflow_itself_sees_our_lines_only(tmp_path: Path) -
         check=False,
     )
     assert (done.stdout, done.stderr) == ("FINISHED\n", "")
+
+
+def test_runs_after_the_same_seed_get_names_of_their_own_and_draw_nothing(store: str) -> None:
+    names, drawn = set(), set()
+    for _ in range(3):
+        random.seed(0)
+        with MLflowTracker(store).start_run(experiment_name="x") as run:
+            drawn.add(random.random())
+        names.add(stored_run(store, run.id).info.run_name)
+    assert len(names) == 3
+    random.seed(0)
+    assert drawn == {random.random()}

@@ -22,6 +22,7 @@ import json
 import logging
 import os
 import posixpath
+import random
 import re
 import shutil
 import sys
@@ -161,9 +162,10 @@ class MLflowTracker(Tracker):
             tags = _origin() | dict(self.tags or {})
             if self.parent_run_id is not None:
                 tags["mlflow.parentRunId"] = self.parent_run_id
-            created = client.create_run(
-                experiment_id, tags=_plain_tags(tags, secrets), run_name=run_name
-            )
+            with _own_randomness():
+                created = client.create_run(
+                    experiment_id, tags=_plain_tags(tags, secrets), run_name=run_name
+                )
         run = MLflowRun(
             client,
             uri=uri,
@@ -544,6 +546,21 @@ def _one_line(uri: str) -> Iterator[None]:
         lines = str(cause).strip().splitlines() or [type(cause).__name__]
         text = redact(lines[0], find_secrets({"uri": uri}))
         raise TrackingError(f"Tracking at '{public_url(uri)}' failed: {text}") from error
+
+
+@contextlib.contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Draw from fresh randomness for the time of a block, and leave Python's generator as it was.
+
+    MLflow draws the names of runs from the generator that trainings seed: without this, all runs of
+    one seed would have the same name.
+    """
+    state = random.getstate()
+    random.seed()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 @contextlib.contextmanager

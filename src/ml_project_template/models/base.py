@@ -293,6 +293,9 @@ class BaseModel(ABC):
             for split, data in splits.items():
                 _log_dataset(run, split, data)
 
+            if seed is not None:
+                # Again: what came before, such as a tracker, may have drawn numbers.
+                seed_everything(seed)
             history = History()
             with progress_reporter(name) as progress:
                 self._reporter = MultiReporter(history, progress, reporter(run))
