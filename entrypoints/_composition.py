@@ -33,7 +33,9 @@ def _stem(path: str | None) -> str | None:
 
 def _raw_path(data_root: str, source: str | None) -> str | None:
     """Say where the raw file of a source is put."""
-    return f"{data_root}/raw/{source.rstrip('/').rsplit('/', 1)[-1]}" if source else None
+    if not source:
+        return None
+    return f"{data_root}/raw/{re.split('[?#]', source)[0].rstrip('/').rsplit('/', 1)[-1]}"
 
 
 def _model_directory(model_root: str, name: str) -> str:

@@ -45,18 +45,20 @@ class Shell:
         task: Does the work: ``task(cfg)``.
         config_name: The root file in ``conf/``, without its ending.
         problems: Looks for more that is wrong when an override is, in what the others make.
+        optional: Keys that may be missing (``???``) for this task.
     """
 
     task: Task
     config_name: str
     problems: Callable[[DictConfig], list[str]] | None = None
+    optional: frozenset[str] = frozenset()
 
     def __call__(self) -> None:
         """Let Hydra compose the configuration of ``sys.argv`` and run the task."""
 
         @functools.wraps(self.task)
         def job(cfg: DictConfig) -> Any:
-            return _job(self.task, cfg)
+            return _job(self.task, cfg, self.optional)
 
         hydra.main(config_path=str(CONFIG_DIRECTORY), config_name=self.config_name)(job)()
 
@@ -68,10 +70,12 @@ class Shell:
 
 
 def entrypoint(
-    config_name: str, problems: Callable[[DictConfig], list[str]] | None = None
+    config_name: str,
+    problems: Callable[[DictConfig], list[str]] | None = None,
+    optional: frozenset[str] = frozenset(),
 ) -> Callable[[Task], Shell]:
     """Put the shell around a task, as a decorator; see `Shell` for the arguments."""
-    return functools.partial(Shell, config_name=config_name, problems=problems)
+    return functools.partial(Shell, config_name=config_name, problems=problems, optional=optional)
 
 
 def run(main: Shell) -> None:
@@ -123,20 +127,25 @@ def explain(error: BaseException) -> list[str]:
     return [f"{type(error).__name__}: {_first_line(error)} ({FULL_ERROR}=1 shows the traceback)"]
 
 
-def _job(task: Task, cfg: DictConfig) -> Any:
+def _job(task: Task, cfg: DictConfig, optional: frozenset[str]) -> Any:
     """Run a task inside of Hydra's job, with its secrets hidden and its errors in one line."""
     secrets = find_secrets(cast(dict[str, Any], OmegaConf.to_container(cfg)), os.environ)
     _hide(secrets)
     try:
-        missing = sorted(OmegaConf.missing_keys(cfg))
+        missing = sorted(OmegaConf.missing_keys(cfg) - optional)
         if missing:
             raise ConfigError("\n".join(f"{key}: is required: {key}=..." for key in missing))
         return task(cfg)
     except Exception as error:
-        # A sweep counts its failed jobs by their exceptions.
-        if _traceback_wanted or HydraConfig.get().mode == RunMode.MULTIRUN:
+        lines = [redact(line, secrets) for line in explain(error)]
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            # Where it happens; a sweep counts its failed jobs by their exceptions.
+            for line in lines:
+                print(f"error in job {HydraConfig.get().job.num}: {line}", file=sys.stderr)
             raise
-        _fail(*(redact(line, secrets) for line in explain(error)))
+        if _traceback_wanted:
+            raise
+        _fail(*lines)
 
 
 def _hide(secrets: set[str]) -> None:

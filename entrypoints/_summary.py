@@ -57,7 +57,10 @@ def training_summary(report: TrainingReport, cfg: DictConfig) -> str:
     commands = []
     if model is not None:
         commands = [
-            ("evaluate", ["evaluate", f"model.path={model}", *_data_overrides()]),
+            (
+                "evaluate",
+                ["evaluate", *_config_directory(), f"model.path={model}", *_data_overrides()],
+            ),
             ("serve", ["serve", f"model.path={model}", *_storage_overrides()]),
         ]
     steps = [(verb, _command(words)) for verb, words in commands]
@@ -108,8 +111,23 @@ def _data_overrides() -> list[str]:
     """Repeat the choices that the next stage has to make the same way."""
     runtime = HydraConfig.get()
     choices = runtime.runtime.choices
-    given = [text for text in runtime.overrides.task if text.startswith("data.")]
+    given = [text for text in runtime.overrides.task if text.lstrip("+").startswith("data.")]
+    given = [_without_credentials(text) for text in given]
     return [f"data={choices['data']}", *_storage_overrides(), *given]
+
+
+def _without_credentials(override: str) -> str:
+    from ml_project_template.utils.secrets import public_url
+
+    key, _, value = override.partition("=")
+    return f"{key}={public_url(value)}" if "://" in value else override
+
+
+def _config_directory() -> list[str]:
+    """Repeat the folder of the user's own choices, without which they would be unknown."""
+    sources = HydraConfig.get().runtime.config_sources
+    own = [source.path for source in sources if source.provider == "command-line"]
+    return [word for path in own for word in ("--config-dir", path)]
 
 
 def _storage_overrides() -> list[str]:

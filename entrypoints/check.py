@@ -113,6 +113,8 @@ def _run_problems(cfg: DictConfig) -> Iterator[str]:
     if cfg.data.name is not None:
         # The other names are made of it.
         keys += ["experiment_name", "model_path"]
+    if not isinstance(cfg.tracking.enabled, bool):
+        yield f"tracking.enabled: must be true or false, got {cfg.tracking.enabled!r}"
     settings = {key: cfg[key] for key in keys}
     for key in ("experiment_name", "model_path"):
         if settings.get(key) == "":
@@ -146,6 +148,7 @@ def _data_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def _storage_problems(cfg: DictConfig) -> Iterator[str]:
+    from ml_project_template.artifacts import check_target
     from ml_project_template.utils.io import exists, is_remote, local_path
 
     for key in ("data_root", "model_root"):
@@ -159,6 +162,8 @@ def _storage_problems(cfg: DictConfig) -> Iterator[str]:
                     yield f"storage.{key}: can't write to '{there}'"
         except (OSError, ProjectError) as error:
             yield from (f"storage.{key}: {line}" for line in explain(error))
+    if cfg.model_path:
+        check_target(cfg.model_path, storage_options=storage_options(cfg))
 
 
 def _tracking_problems(cfg: DictConfig) -> Iterator[str]:

@@ -41,11 +41,26 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     arguments: dict[str, Any] = split_arguments(cfg)
     arguments["class_names"] = arguments["class_names"] or list(predictor.class_names)
     dataset = load_raw_split(split=cfg.split, storage_options=options, **arguments)
+    _warn_of_other_rows(cfg, predictor.model.metadata, dataset.digest)
     metrics = predictor.evaluate(dataset)
     log.info("Evaluate: %s on %d rows of %s", cfg.model.path, len(dataset), cfg.data.name)
     if cfg.output is not None:
         write_json(cfg.output, metrics, storage_options=options)
     return metrics
+
+
+def _warn_of_other_rows(cfg: DictConfig, metadata: dict[str, Any], digest: str | None) -> None:
+    """Say so when a split is not that of the training: its rows may have been learned from."""
+    if cfg.split == "all" or metadata.get("data", {}).get("digest") != digest:
+        return
+    trained = (metadata.get("config") or {}).get("data", {})
+    for key in ("test_size", "val_size", "random_state"):
+        if key in trained and trained[key] != cfg.data[key]:
+            log.warning(
+                "data.%s is %s here and was %s when the model was trained: its training rows may "
+                "be among these. Give data.%s=%s for the same split.",
+                *(key, cfg.data[key], trained[key], key, trained[key]),
+            )
 
 
 @entrypoint("evaluate")

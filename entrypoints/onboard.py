@@ -33,12 +33,13 @@ def onboard(cfg: DictConfig, *, force: bool = False) -> Onboarded:
     """
     from ml_project_template.data.sources import onboard as onboard_source
 
+    options = storage_options(cfg)
     if cfg.data.path is None:
         raise ConfigError("data.path: is required, such as data.path=my.csv")
     onboarded = onboard_source(
         source=cfg.data.source,
         path=cfg.data.path,
-        storage_options=storage_options(cfg),
+        storage_options=options,
         force=force,
     )
     what = "is new" if onboarded.changed else "is there"
@@ -48,11 +49,17 @@ def onboard(cfg: DictConfig, *, force: bool = False) -> Onboarded:
 
 def storage_options(cfg: DictConfig) -> dict[str, object]:
     """Give the options of the storage that ``cfg.storage`` names, as fsspec takes them."""
+    for key in ("data_root", "model_root"):
+        if not cfg.storage[key]:
+            raise ConfigError(f"storage.{key}: must not be empty")
     options = plain(cfg.storage.options)
+    if not isinstance(options, dict | None):
+        raise ConfigError(f"storage.options: must be a mapping, got {options!r}")
     return get_storage_options(**options) if options else {}
 
 
-@entrypoint("onboard")
+# What is fetched may be looked at before its target is known.
+@entrypoint("onboard", optional=frozenset({"data.target_column"}))
 def main(cfg: DictConfig) -> None:
     """Run the stage from the command line."""
     onboard(cfg, force=cfg.force)

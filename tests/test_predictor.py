@@ -243,11 +243,12 @@ def test_parquet_keeps_its_types(predictor: Predictor, tmp_path: Path) -> None:
     assert found.column("prediction").to_pylist() == expected.labels
 
 
-def test_a_file_may_be_scored_in_its_own_place(predictor: Predictor, tmp_path: Path) -> None:
+def test_a_file_is_not_scored_onto_itself(predictor: Predictor, tmp_path: Path) -> None:
     given = written(tmp_path / "rows.csv", "16,5,1")
-    score_file(predictor, given, given)
-    assert (tmp_path / "rows.csv").read_text().startswith(f"{HEADER},prediction,")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.csv"]
+    before = Path(given).read_bytes()
+    with pytest.raises(DataError, match="is the input"):
+        score_file(predictor, given, str(tmp_path / "x" / ".." / "rows.csv"))
+    assert Path(given).read_bytes() == before
 
 
 def test_a_file_larger_than_a_block_is_scored_whole(predictor: Predictor, tmp_path: Path) -> None:

@@ -939,3 +939,16 @@ def test_runs_after_the_same_seed_get_names_of_their_own_and_draw_nothing(store:
     assert len(names) == 3
     random.seed(0)
     assert drawn == {random.random()}
+
+
+def test_ctrl_c_while_a_finished_run_is_closed_does_not_leave_it_running(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: object) -> None:
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ml_project_template.tracking.MLflowRun._flush", interrupted)
+    with pytest.raises(KeyboardInterrupt), MLflowTracker(store).start_run(experiment_name="x") as r:
+        run_id = r.id
+    assert stored_run(store, run_id or "").info.status == "KILLED"

@@ -240,7 +240,7 @@ def score_file(
     Args:
         predictor: The predictor.
         input: A ``.csv``, ``.csv.gz`` or ``.parquet`` file, local or remote.
-        output: The file to write, of the same endings; folders are made. It may be the input.
+        output: The file to write, of the same endings; folders are made.
         chunk_size: Rows scored at once.
         delimiter: What separates the columns of a CSV.
         decimal: What separates the whole from the fraction in a CSV's features.
@@ -258,6 +258,8 @@ def score_file(
     for path in (input, output):
         if not path.endswith(_ENDINGS):
             raise DataError(f"'{path}' must end in one of: {', '.join(_ENDINGS)}.")
+    if _same_place(input, output):
+        raise DataError(f"'{output}' is the input: write to another file, so that it stays.")
     if chunk_size < 1:
         raise DataError(f"chunk_size must be at least 1, got {chunk_size}.")
     rows = 0
@@ -269,7 +271,7 @@ def score_file(
     ):
         schema, batches = _open_table(stack, source, input, delimiter)
         _check_columns(predictor, schema.names, input)
-        writer = _Writer(stack, target, output, delimiter)
+        writer = _Writer(stack, target, output, delimiter, decimal)
         for batch in batches:
             for start in range(0, batch.num_rows, chunk_size):
                 chunk = batch.slice(start, chunk_size)
@@ -284,6 +286,12 @@ def score_file(
             empty = schema.empty_table()
             writer.write(_score(predictor, empty, rows, input, typed=writer.typed, decimal=decimal))
     return rows
+
+
+def _same_place(first: str, second: str) -> bool:
+    if io.is_remote(first) or io.is_remote(second):
+        return first == second
+    return io.local_path(first).resolve() == io.local_path(second).resolve()
 
 
 def _open_table(
@@ -427,11 +435,17 @@ class _Writer:
     """Writes tables one after another to a CSV or Parquet file."""
 
     def __init__(
-        self, stack: contextlib.ExitStack, target: IO[bytes], path: str, delimiter: str
+        self,
+        stack: contextlib.ExitStack,
+        target: IO[bytes],
+        path: str,
+        delimiter: str,
+        decimal: str,
     ) -> None:
         self.typed = path.endswith(".parquet")
         self._stack = stack
         self._delimiter = delimiter
+        self._decimal = decimal
         self._writer: Any = None
         # A fixed time in the header of a .gz: the same rows give the same bytes.
         self._target: Any = (
@@ -469,7 +483,10 @@ class _Writer:
         texts = []
         for name, column in zip(table.schema.names, table.columns, strict=True):
             try:
-                texts.append(pc.fill_null(column.cast(pa.string()), ""))
+                text = pc.fill_null(column.cast(pa.string()), "")
+                if self._decimal != "." and pa.types.is_floating(column.type):
+                    text = pc.replace_substring(text, ".", self._decimal)
+                texts.append(text)
             except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
                 raise DataError(
                     f"Column '{name}' of type {column.type} can't be written as CSV. "

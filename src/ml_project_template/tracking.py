@@ -175,14 +175,19 @@ class MLflowTracker(Tracker):
             log_models=self.log_models,
         )
         with captured_log(secrets) as console, stopping_by_exception():
+            closing = False
             try:
                 with _log_level("mlflow", logging.WARNING):
                     yield run
+                closing = True
+                run.end("FINISHED", console)
             except BaseException as error:
-                state = _state(error)
-                run.end(state, console, None if state == "FINISHED" else error)
+                # A signal can also come while a finished run is being closed; a server that does
+                # not answer then is not asked once more.
+                if not run.ended and not (closing and isinstance(error, TrackingError)):
+                    state = _state(error)
+                    run.end(state, console, None if state == "FINISHED" else error)
                 raise
-            run.end("FINISHED", console)
 
 
 class MLflowRun(Run):
@@ -199,6 +204,7 @@ class MLflowRun(Run):
         log_models: bool,
     ) -> None:
         self.id: str = run_id
+        self.ended = False
         self.experiment_id: str = experiment_id
         self._client = client
         self._uri = uri
@@ -400,6 +406,7 @@ class MLflowRun(Run):
     def _terminate(self, status: str) -> None:
         with _one_line(self._uri):
             self._client.set_terminated(self.id, status)
+            self.ended = True
 
 
 def download_model(uri: str, store: str | None = None) -> str:

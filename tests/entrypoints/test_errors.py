@@ -83,6 +83,7 @@ MISTAKES = {
         "",
         ["model.l2_regularization", "histogram"],
     ),
+    "a switch": (["tracking.enabled=maybe"], "", ["tracking.enabled: must be true or false"]),
     "an empty path": (["model_path="], "", ["model_path: must not be empty"]),
     "a list": (["data.drop_columns=target"], "", ["data.drop_columns: must be a list"]),
     "a large seed": (["seed=4294967296"], "", ["seed: must be less than 4294967296"]),

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -199,7 +200,69 @@ def test_a_table_with_semicolons_and_decimal_commas_is_read_and_scored(
         *('sep=";"', 'decimal=","'),
     )
     assert status == 0, err
-    assert (workspace / "out.csv").read_text().splitlines()[1].startswith("6,5;1,25;")
+    header, row = (workspace / "out.csv").read_text().splitlines()
+    assert header == "length;width;prediction;probability_a;probability_b"
+    assert row.startswith("6,5;1,25;")
+    assert sum(float(text.replace(",", ".")) for text in row.split(";")[3:]) == pytest.approx(1)
+    assert "." not in row
+
+
+def test_a_split_that_was_not_the_trainings_is_warned_of(
+    in_process: InProcess, workspace: Path
+) -> None:
+    in_process("train", *QUICK_GB, "tracking=disabled", "data.random_state=7")
+    evaluate = ("evaluate", "model.path=.models/iris_gb")
+    assert "data.random_state is 42 here and was 7" in in_process(*evaluate)[1]
+    assert "random_state" not in in_process(*evaluate, "data.random_state=7")[1]
+
+
+def test_a_storage_without_a_root_is_refused(in_process: InProcess) -> None:
+    for stage in ("onboard", "preprocess", "train", "check"):
+        status, _, err = in_process(stage, "storage.data_root=")
+        assert status == 1
+        assert "storage.data_root: must not be empty" in err
+
+
+def test_a_table_is_fetched_before_its_target_is_known(
+    in_process: InProcess, workspace: Path
+) -> None:
+    (workspace / "mine.csv").write_text("a,b\n1,2\n")
+    status, _, err = in_process("onboard", "data=csv", "data.source=mine.csv")
+    assert status == 0, err
+    assert (workspace / ".data/raw/mine.csv").is_file()
+
+
+def test_scoring_a_file_onto_itself_is_refused(in_process: InProcess, workspace: Path) -> None:
+    in_process("train", *QUICK_GB, "tracking=disabled")
+    before = (workspace / ".data/raw/iris.csv").read_bytes()
+    status, _, err = in_process(
+        *("predict", "model.path=.models/iris_gb"),
+        *("input=.data/raw/iris.csv", f"output={workspace}/.data/raw/iris.csv"),
+    )
+    assert status == 1
+    assert "is the input" in err
+    assert (workspace / ".data/raw/iris.csv").read_bytes() == before
+
+
+def test_a_failed_job_of_a_sweep_is_told_where_it_fails(in_process: InProcess) -> None:
+    status, _, err = in_process(
+        "train", "-m", "model=gb", "model.max_iter=-1,0", "tracking=disabled"
+    )
+    assert status == 1
+    assert "error in job 0: model.max_iter: must be greater than 0, got -1" in err
+    assert "error in job 1: model.max_iter: must be greater than 0, got 0" in err
+
+
+def test_an_address_that_cannot_be_served_is_told_before_the_model_is_loaded(
+    in_process: InProcess,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for given in ("abc", "99999", str(port)):
+            status, _, err = in_process("serve", "model.path=none", f"server.port={given}")
+            assert status == 1
+            assert "server.port" in err
+            assert len(err.strip().splitlines()) == 1
 
 
 def test_check_tells_all_at_once_and_runs_nothing(in_process: InProcess, workspace: Path) -> None:
@@ -232,7 +295,7 @@ def test_a_missing_model_directory_is_named(in_process: InProcess) -> None:
     for stage, *overrides in (
         ("evaluate",),
         ("predict", "input=x.csv", "output=y.csv"),
-        ("serve",),
+        ("serve", "server.port=0"),
     ):
         status, _, err = in_process(stage, "model.path=.models/none", *overrides)
         assert status == 1

@@ -230,7 +230,7 @@ def test_the_tracker_is_told_all_of_a_training(iris: Splits, tmp_path: Path) -> 
     assert b"root: ." in run.files["config.yaml"]
     (logged,) = run.models
     assert logged["name"] == "gb_classifier"
-    assert logged["directory"] == str(tmp_path / "model")
+    assert logged["directory"] != str(tmp_path / "model")  # which another training may replace
     assert logged["signature"].class_names == ("setosa", "versicolor", "virginica")
     assert "scikit-learn" in logged["requirements"]
 
@@ -369,3 +369,34 @@ def test_reports_outside_of_a_training_go_nowhere() -> None:
 def test_a_tracker_of_another_kind_is_refused(iris: Splits) -> None:
     with pytest.raises(ConfigError, match="tracking must be True, False or a tracker, got 'mlf"):
         _train(_boosting(), iris, tracking="mlflow")
+
+
+def test_whole_numbers_of_numpy_are_taken_as_python_writes_them(
+    iris: Splits, tmp_path: Path
+) -> None:
+    path = tmp_path / "model"
+    _train(_boosting(), iris, seed=np.int64(3), patience=np.int64(2), model_path=path)
+    metadata = json.loads((path / "metadata.json").read_text())
+    assert (metadata["seed"], metadata["training"]["patience"]) == (3, 2)
+
+
+def test_a_constructor_that_was_given_a_wrong_choice_is_told_before_the_fit(iris: Splits) -> None:
+    with pytest.raises(ConfigError, match=r"model\.booster: must be one of"):
+        _train(_boosting(booster="hist"), iris)
+
+
+def test_a_tracker_that_fails_after_the_fit_leaves_the_saved_model(
+    iris: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise TrackingError("no room for plots")
+
+    monkeypatch.setattr("ml_project_template.tracking.MLflowRun.log_bytes", fail)
+    with pytest.raises(TrackingError):
+        _train(
+            _boosting(),
+            iris,
+            tracking=MLflowTracker(f"sqlite:///{tmp_path / 'mlflow.db'}"),
+            model_path=tmp_path / "model",
+        )
+    assert BaseModel.load(tmp_path / "model").metadata["metrics"]["val_accuracy"] > 0.5

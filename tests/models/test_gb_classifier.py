@@ -393,3 +393,13 @@ def test_prepared_and_raw_rows_make_the_same_trees(raw_iris: TabularDataset) -> 
         _train(model, data)
         classes.append(model.predict(data).argmax(axis=1))
     np.testing.assert_array_equal(classes[0], classes[1])
+
+
+def test_a_column_without_any_value_is_ignored(iris: Splits) -> None:
+    table = iris[0].features.assign(empty=np.nan)
+    data = TabularDataset(table, iris[0].labels, target_column="target")
+    model = GBClassifier(max_iter=5)
+    model.train(experiment_name="x", train_data=data, tracking=False)
+    filled = data.X.copy()
+    filled[:, -1] = 7.0
+    np.testing.assert_array_equal(model.predict(data.X), model.predict(filled))

@@ -147,3 +147,8 @@ def test_tracebacks_and_stacks_in_a_log_are_masked(
     assert "ValueError: bad password ***" in stream.getvalue()
     assert "hunter22" not in stream.getvalue()
     assert "Stack (most recent call last)" in stream.getvalue()
+
+
+def test_a_signature_in_the_query_of_a_url_is_a_secret() -> None:
+    url = "https://example.org/my.csv?X-Amz-Signature=canary99&size=12345"
+    assert find_secrets({"source": url}, {}) == {"canary99"}

@@ -462,7 +462,7 @@ def _numeric_features(features: pd.DataFrame, where: str) -> pd.DataFrame:
         names_shown = ", ".join(list(problems)[:_SHOWN_COLUMNS]) + rest
         raise DataError(
             f"{next(iter(problems.values()))} Mend it, or leave columns out: "
-            f"drop_columns=[{names_shown}]"
+            f"data.drop_columns=[{names_shown}]"
         )
     return pd.DataFrame(columns, copy=False)
 

@@ -96,6 +96,8 @@ def plain_json(value: Any, what: str) -> Any:
     Raises:
         ConfigError: Something else, a number that isn't finite, or a key that isn't text.
     """
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()
     if value is None or isinstance(value, bool | str):
         return value
     if type(value) is int:

@@ -7,6 +7,7 @@ import difflib
 import importlib.metadata
 import inspect
 import logging
+import operator
 import os
 import platform
 import tempfile
@@ -33,7 +34,7 @@ from ml_project_template.errors import (
     ProjectError,
     unknown,
 )
-from ml_project_template.models._capture import RECORD, recorded
+from ml_project_template.models._capture import RECORD, plain_json, recorded
 from ml_project_template.models.registry import ModelRegistry
 from ml_project_template.training.metrics import (
     classification_metrics,
@@ -44,7 +45,7 @@ from ml_project_template.training.progress import progress_reporter
 from ml_project_template.training.reporting import History, MultiReporter, Reporter
 from ml_project_template.utils.arguments import check_arguments
 from ml_project_template.utils.git import git_state
-from ml_project_template.utils.io import is_remote, read_json, write_json
+from ml_project_template.utils.io import read_json, write_json
 from ml_project_template.utils.names import flatten
 from ml_project_template.utils.secrets import find_secrets, redact_mapping
 from ml_project_template.utils.seed import seed_everything
@@ -241,7 +242,14 @@ class BaseModel(ABC):
         """
         started = time.perf_counter()
         _check_save_model(save_model)
+        if seed is not None and not isinstance(seed, bool) and hasattr(seed, "__index__"):
+            # NumPy's whole numbers too, as in `for seed in np.arange(5)`.
+            seed = operator.index(seed)
+        training_arguments = {
+            key: plain_json(value, f"training.{key}") for key, value in training_arguments.items()
+        }
         problems = self.training_problems(training_arguments)
+        problems += check_arguments(type(self), self._model_params, where="model")
         if problems:
             raise ConfigError("\n".join(problems))
         name = ModelRegistry.name_of(type(self))
@@ -259,6 +267,9 @@ class BaseModel(ABC):
         self._adapt(train_data)
         self._describe(train_data)
         arguments = {**_defaults(self._fit), **training_arguments}
+        weights = resolve_class_weight(
+            arguments.get("class_weight"), train_data.y, train_data.num_classes
+        )
         secrets = find_secrets(config)
         safe_config = redact_mapping(config, secrets)
 
@@ -311,9 +322,6 @@ class BaseModel(ABC):
             self.history = history.rows
             self._n_features = train_data.num_features
 
-            weights = resolve_class_weight(
-                arguments.get("class_weight"), train_data.y, train_data.num_classes
-            )
             metrics = self._judge(splits, weights)
             run.log_metrics(metrics)
             self.metadata = {
@@ -338,13 +346,13 @@ class BaseModel(ABC):
                 "config": safe_config,
                 "run_id": run.id,
             }
-            if tracked:
-                self._log_plots(run, splits, history)
+            # First of all: what can fail from here on is not worth the model.
             saved = None
             if model_path is not None:
                 saved = self.save(model_path, storage_options=storage_options)
             if tracked:
-                self._log_model(run, saved)
+                self._log_plots(run, splits, history)
+                self._log_model(run)
         return TrainingReport(
             metrics=metrics,
             history=self.history,
@@ -456,7 +464,8 @@ class BaseModel(ABC):
         """Read a model directory, after it was verified against its manifest.
 
         Args:
-            path: The directory, local or remote.
+            path: The directory, local or remote, or what a tracking server knows:
+                ``runs:/<run id>/model`` or ``models:/<name>@<alias>``.
             storage_options: For a remote directory.
 
         Returns:
@@ -468,6 +477,10 @@ class BaseModel(ABC):
             RegistryError: The model's class is not registered.
         """
         source = os.fspath(path)
+        if source.startswith(("runs:/", "models:/")):
+            from ml_project_template.tracking import download_model
+
+            source, storage_options = download_model(source), None
         with artifacts.open_model_directory(source, storage_options=storage_options) as directory:
             config = artifacts.read_config(directory)
             model_class = ModelRegistry.get(config["name"])
@@ -661,14 +674,12 @@ class BaseModel(ABC):
         for name, figure in figures.items():
             run.log_bytes(plots.save_png(figure), f"plots/{name}.png")
 
-    def _log_model(self, run: Run, saved: str | None) -> None:
+    def _log_model(self, run: Run) -> None:
         assert self.signature is not None
+        # A copy of its own: another training may have replaced the one at the model's path.
         with tempfile.TemporaryDirectory() as scratch:
-            local = saved
-            if local is None or is_remote(local):
-                local = self.save(Path(scratch) / "model")
             run.log_model(
-                local,
+                self.save(Path(scratch) / "model"),
                 signature=self.signature,
                 sample=self.signature.sample,
                 requirements=self.packages,

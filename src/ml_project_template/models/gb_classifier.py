@@ -105,7 +105,12 @@ class GBClassifier(BaseModel):
         return {
             **super().get_params(),
             "estimator": type(estimator).__name__,
-            "estimator_params": estimator.get_params(),
+            # Those of the training are logged with the training.
+            "estimator_params": {
+                name: value
+                for name, value in estimator.get_params().items()
+                if name not in {"n_iter_no_change", "random_state", "tol"}
+            },
         }
 
     def _fit(  # type: ignore[override]
@@ -242,7 +247,7 @@ class GBClassifier(BaseModel):
 
         with _after_each_stage(estimator, tell):
             estimator.fit(
-                train.X,
+                _without_empty_columns(train.X),
                 train.y,
                 sample_weight=_of_rows(weights, train.y),
                 **(
@@ -356,3 +361,16 @@ def _log_loss(
     if scores.shape[1] == 1:
         scores = np.hstack([-scores / 2, scores / 2])
     return classification_metrics(y, softmax(scores), class_weight=weights)["loss"]
+
+
+def _without_empty_columns(X: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Make constants of columns without any value, which scikit-learn's binning can't take.
+
+    No tree splits on a constant, so the column is ignored when predicting, whatever it holds then.
+    """
+    empty = np.isnan(X).all(axis=0)
+    if not empty.any():
+        return X
+    X = X.copy()
+    X[:, empty] = 0.0
+    return X

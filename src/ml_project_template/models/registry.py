@@ -86,13 +86,7 @@ class ModelRegistry:
         """
         from ml_project_template.models.base import BaseModel
 
-        source = os.fspath(path)
-        if source.startswith(("runs:/", "models:/")):
-            from ml_project_template.tracking import download_model
-
-            source = download_model(source)
-            storage_options = None
-        return BaseModel.load(source, storage_options=storage_options)
+        return BaseModel.load(path, storage_options=storage_options)
 
     @classmethod
     def name_of(cls, model: type[BaseModel]) -> str:

@@ -8,6 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue, create_model
 
+from ml_project_template.data import Feature
 from ml_project_template.errors import DataError
 from ml_project_template.predictor import Predictor
 
@@ -84,7 +85,7 @@ def _schemas(predictor: Predictor) -> tuple[type[BaseModel], type[BaseModel]]:
     in_order: list[JsonValue] = [[row[name] for name in predictor.feature_names] for row in sample]
     config = ConfigDict(extra="forbid", json_schema_extra={"example": {"features": in_order}})
     features = "; ".join(
-        f"{feature.name} ({feature.type}, {feature.min:g} to {feature.max:g} in training)"
+        f"{feature.name} ({feature.type}{_seen(feature)})"
         for feature in predictor.signature.features[:50]
     )
     description = f"Raw rows, as lists in this order or as objects by name: {features}"
@@ -105,3 +106,10 @@ def _schemas(predictor: Predictor) -> tuple[type[BaseModel], type[BaseModel]]:
         ),
     )
     return request_schema, response_schema
+
+
+def _seen(feature: Feature) -> str:
+    """Say between which values a feature lay in training, if it had any."""
+    if feature.min is None or feature.max is None:
+        return ""
+    return f", {feature.min:g} to {feature.max:g} in training"

@@ -196,3 +196,8 @@ def _texts(obj: Any, key: str = "") -> Iterator[tuple[str, str]]:
 def _url_secrets(text: str) -> Iterator[str]:
     for pattern in (_URL_PASSWORD, _URL_TOKEN):
         yield from pattern.findall(text)
+    if "://" in text and "?" in text:
+        query = text.split("?", 1)[1].split("#", 1)[0]
+        for name, value in urllib.parse.parse_qsl(query):
+            if _is_secret_key(name):
+                yield value
