@@ -34,10 +34,10 @@ from ml_project_template.tracking import (
     DisabledTracker,
     MLflowTracker,
     Run,
+    RunReporter,
     Terminated,
     check_reachable,
     download_model,
-    reporter,
     tracking_uri,
 )
 from ml_project_template.tracking_address import build_once
@@ -397,7 +397,7 @@ def test_metrics_are_sent_in_batches(store: str, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(MlflowClient, "log_batch", counting)
     with MLflowTracker(store).start_run(experiment_name="x") as run:
-        listener = reporter(run)
+        listener = RunReporter(run)
         for epoch in range(1, 101):
             listener.report(epoch, {f"loss_{n}": float(epoch) for n in range(15)}, 100)
     assert sum(sizes) == 1500
@@ -583,7 +583,7 @@ def test_a_disabled_tracker_does_nothing(workspace: Path, model: BaseModel) -> N
         run.log_text("e", "e.txt")
         run.log_bytes(b"f", "f.png")
         run.log_model("g", signature=model.signature, sample=[])
-        reporter(run).report(1, {"h": 1.0}, None)
+        RunReporter(run).report(1, {"h": 1.0}, None)
     assert run.id is None
     assert run.experiment_id is None
     assert list(workspace.iterdir()) == []

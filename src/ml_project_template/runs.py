@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
-    "DisabledRun",
     "DisabledTracker",
     "FeatureLike",
     "Run",
     "RunReporter",
     "SignatureLike",
     "Tracker",
-    "reporter",
 ]
 
 
@@ -54,8 +52,8 @@ class SignatureLike(Protocol):
         ...
 
 
-class Run(ABC):
-    """One training, as the tracker sees it.
+class Run:
+    """One training, as the tracker sees it. This one is kept nowhere; a tracker's own keeps it.
 
     Attributes:
         id: The run's id, None where nothing is tracked.
@@ -65,19 +63,15 @@ class Run(ABC):
     id: str | None = None
     experiment_id: str | None = None
 
-    @abstractmethod
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log flat parameters; a long value is kept whole in ``params_long.json``."""
 
-    @abstractmethod
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, of one step where `step` is given; sent in batches."""
 
-    @abstractmethod
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; None values are left out."""
 
-    @abstractmethod
     def log_dataset(
         self,
         name: str,
@@ -99,15 +93,12 @@ class Run(ABC):
             profile: What describes its size, as plain JSON.
         """
 
-    @abstractmethod
     def log_text(self, text: str, artifact: str) -> None:
         """Store a text under a path among the run's artifacts; secrets are hidden."""
 
-    @abstractmethod
     def log_bytes(self, data: bytes, artifact: str) -> None:
         """Store bytes, such as a PNG, under a path among the run's artifacts."""
 
-    @abstractmethod
     def log_model(
         self,
         directory: str | Path,
@@ -142,47 +133,6 @@ class Tracker(ABC):
         """
 
 
-class DisabledRun(Run):
-    """A run that is kept nowhere."""
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Do nothing."""
-
-    def log_tags(self, tags: Mapping[str, Any]) -> None:
-        """Do nothing."""
-
-    def log_dataset(
-        self,
-        name: str,
-        *,
-        digest: str | None,
-        source: str | None,
-        context: str,
-        schema: Any = None,
-        profile: Any = None,
-    ) -> None:
-        """Do nothing."""
-
-    def log_text(self, text: str, artifact: str) -> None:
-        """Do nothing."""
-
-    def log_bytes(self, data: bytes, artifact: str) -> None:
-        """Do nothing."""
-
-    def log_model(
-        self,
-        directory: str | Path,
-        *,
-        signature: SignatureLike,
-        sample: Sequence[Mapping[str, Any]],
-        requirements: Sequence[str] = (),
-    ) -> None:
-        """Do nothing."""
-
-
 class DisabledTracker(Tracker):
     """Keeps nothing: imports no MLflow and writes no file."""
 
@@ -194,7 +144,7 @@ class DisabledTracker(Tracker):
         run_name: str | None = None,  # noqa: ARG002
     ) -> Iterator[Run]:
         """Give a run that is kept nowhere."""
-        yield DisabledRun()
+        yield Run()
 
 
 class RunReporter:
@@ -217,8 +167,3 @@ class RunReporter:
             total: How many steps there will be; of no use here.
         """
         self.run.log_metrics({f"epoch/{name}": value for name, value in metrics.items()}, step)
-
-
-def reporter(run: Run) -> RunReporter:
-    """Make what a fit can report to out of a run."""
-    return RunReporter(run)

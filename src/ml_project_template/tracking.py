@@ -38,13 +38,11 @@ from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.runs import (
-    DisabledRun,
     DisabledTracker,
     Run,
     RunReporter,
     SignatureLike,
     Tracker,
-    reporter,
 )
 from ml_project_template.tracking_address import (
     DEFAULT_URI,
@@ -68,7 +66,6 @@ __all__ = [
     "CONSOLE_LOG",
     "DEFAULT_URI",
     "LONG_PARAMS",
-    "DisabledRun",
     "DisabledTracker",
     "MLflowRun",
     "MLflowTracker",
@@ -78,7 +75,6 @@ __all__ = [
     "Tracker",
     "check_reachable",
     "download_model",
-    "reporter",
     "tracking_uri",
 ]
 

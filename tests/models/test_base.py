@@ -23,13 +23,13 @@ from ml_project_template.errors import (
     TrackingError,
 )
 from ml_project_template.models import BaseModel, GBClassifier, MLPClassifier, ModelRegistry
-from ml_project_template.tracking import DisabledRun, MLflowTracker, Run, Tracker
+from ml_project_template.tracking import MLflowTracker, Run, Tracker
 from ml_project_template.training.reporting import StopTraining
 
 Splits = tuple[TabularDataset, TabularDataset, TabularDataset]
 
 
-class KeepingRun(DisabledRun):
+class KeepingRun(Run):
     """Keeps in memory what it is told."""
 
     id = "run-1"

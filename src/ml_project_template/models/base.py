@@ -273,7 +273,7 @@ class BaseModel(ABC):
         secrets = find_secrets(config)
         safe_config = redact_mapping(config, secrets)
 
-        from ml_project_template.tracking import DisabledTracker, MLflowTracker, reporter
+        from ml_project_template.tracking import DisabledTracker, MLflowTracker, RunReporter
         from ml_project_template.tracking import Tracker as TrackerBase
 
         tracker: Tracker
@@ -295,10 +295,7 @@ class BaseModel(ABC):
                 # As they are: the run hides secrets, and learns here what to hide in its log.
                 {**flatten(config or {}), **flatten(parameters)}
             )
-            git = git_state()
-            run.log_tags(
-                {"model": name, "mlflow.source.git.commit": git.commit, "git_dirty": git.dirty}
-            )
+            run.log_tags({"model": name})
             if safe_config is not None:
                 run.log_text(_as_yaml(safe_config), "config.yaml")
             for split, data in splits.items():
@@ -309,7 +306,7 @@ class BaseModel(ABC):
                 seed_everything(seed)
             history = History()
             with progress_reporter(name) as progress:
-                self._reporter = MultiReporter(history, progress, reporter(run))
+                self._reporter = MultiReporter(history, progress, RunReporter(run))
                 try:
                     self._fit(
                         train_data,
@@ -324,6 +321,7 @@ class BaseModel(ABC):
 
             metrics = self._judge(splits, weights)
             run.log_metrics(metrics)
+            git = git_state()
             self.metadata = {
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
                 "versions": {
@@ -402,7 +400,7 @@ class BaseModel(ABC):
         """
         return softmax(self.predict(X))
 
-    def report(self, step: int, metrics: Mapping[str, float], *, total: int | None = None) -> None:
+    def report(self, step: int, metrics: Mapping[str, float], total: int | None = None) -> None:
         """Tell whoever listens how the fit goes; called by ``_fit``.
 
         Args:

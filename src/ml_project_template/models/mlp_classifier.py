@@ -207,7 +207,7 @@ class MLPClassifier(BaseModel):
                 max_epochs=max_epochs,
                 batch_size=batch_size,
                 generator=torch.Generator().manual_seed(seed),
-                reporter=_Reports(self),
+                reporter=self,
                 early_stopping=EarlyStopping(patience, min_delta),
                 gradient_clip_norm=gradient_clip_norm,
                 keep_best=save_model == "best",
@@ -291,16 +291,6 @@ class MLPClassifier(BaseModel):
     def _multiply_adds(self, rows: int) -> int:
         widths = [width or 0 for width in self.layer_dims_]
         return rows * max(a * b for a, b in itertools.pairwise(widths))
-
-
-class _Reports:
-    """Hands the loop's reports to the model's own ``report``."""
-
-    def __init__(self, model: BaseModel) -> None:
-        self._model = model
-
-    def report(self, step: int, metrics: Mapping[str, float], total: int | None) -> None:
-        self._model.report(step, metrics, total=total)
 
 
 def _tensor(array: NDArray[Any]) -> torch.Tensor:
