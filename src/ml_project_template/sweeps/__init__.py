@@ -1,0 +1,1 @@
+"""Many trainings as one whole: claimed, resumed, pruned and compared. Optuna stands here alone."""
