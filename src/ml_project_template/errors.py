@@ -10,6 +10,7 @@ The tree::
         │   └── RegistryError  an unknown or doubly registered model
         ├── ArtifactError      a model directory that is missing, damaged or not ours
         ├── TrackingError      a tracking server or run that can't be reached
+        ├── SweepError         a study that can't be opened or gone on with
         └── DivergenceError    a training whose loss is no longer a number
 
 A message is one line: it names the value, the rule and the choices.
@@ -28,6 +29,7 @@ __all__ = [
     "ModelError",
     "ProjectError",
     "RegistryError",
+    "SweepError",
     "TrackingError",
     "unknown",
 ]
@@ -59,6 +61,10 @@ class ArtifactError(ProjectError):
 
 class TrackingError(ProjectError):
     """A tracking server or run that can't be reached."""
+
+
+class SweepError(ProjectError):
+    """A study that can't be opened, or gone on with by these settings."""
 
 
 class DivergenceError(ProjectError):

@@ -19,6 +19,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ml_project_template.utils.processes import is_running
+
 __all__ = ["replacing_directory", "restore_directory", "sync"]
 
 
@@ -169,20 +171,10 @@ def _sweep(target: Path) -> None:
                 shutil.rmtree(old, ignore_errors=True)
         for staging in _beside(target, _staging_prefix(target)):
             owner = staging.name.removeprefix(_staging_prefix(target)).partition("-")[0]
-            if owner.isdigit() and not _alive(int(owner)):
+            if owner.isdigit() and not is_running(int(owner)):
                 # A writer in another container has a process number of its own: its lock tells.
                 with contextlib.suppress(OSError), _held(staging, wait=False):
                     shutil.rmtree(staging, ignore_errors=True)
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 @contextlib.contextmanager
