@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ml_project_template.data.base import BaseDataset
+    from ml_project_template.data.folds import Fold, prepare_folds
     from ml_project_template.data.prepare import Prepared, load_raw_split
     from ml_project_template.data.preprocessing import Preprocessor
     from ml_project_template.data.signature import Feature, Signature
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseDataset",
     "Feature",
+    "Fold",
     "Onboarded",
     "Prepared",
     "Preprocessor",
@@ -28,11 +30,13 @@ __all__ = [
     "TabularDataset",
     "load_raw_split",
     "onboard",
+    "prepare_folds",
 ]
 
 _MODULES = {
     "BaseDataset": "base",
     "Feature": "signature",
+    "Fold": "folds",
     "Onboarded": "sources",
     "Prepared": "prepare",
     "Preprocessor": "preprocessing",
@@ -40,6 +44,7 @@ _MODULES = {
     "TabularDataset": "tabular",
     "load_raw_split": "prepare",
     "onboard": "sources",
+    "prepare_folds": "folds",
 }
 
 

@@ -39,7 +39,17 @@ from ml_project_template.errors import ConfigError, DataError, unknown
 from ml_project_template.utils import io
 from ml_project_template.utils.secrets import public_url
 
-__all__ = ["FORMAT_VERSION", "PREPARED", "Prepared", "Split", "load_raw_split", "prepare"]
+__all__ = [
+    "FORMAT_VERSION",
+    "PREPARED",
+    "Prepared",
+    "Split",
+    "check_sizes",
+    "fit_parts",
+    "load_raw_split",
+    "prepare",
+    "raw_parts",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +130,7 @@ def prepare(
         DataError: The table can't be used as it is.
         FileNotFoundError: There is no such file.
     """
-    _check_sizes(test_size, val_size)
+    check_sizes(test_size, val_size)
     if not re.fullmatch(r"[^/\\.][^/\\]*", name):
         raise ConfigError(f"The name '{name}' of a data set must be usable as a directory's name.")
     config = {
@@ -137,7 +147,7 @@ def prepare(
     found = place.read(io.sha256(path, storage_options), source=public_url(path))
     if found is not None:
         return found
-    parts = _raw_parts(
+    parts = raw_parts(
         path,
         name=name,
         target_column=target_column,
@@ -149,21 +159,11 @@ def prepare(
         read_options=read_options,
         storage_options=storage_options,
     )
-    raw = parts["train"]
-    if len(np.unique(raw.y)) < 2:
-        raise DataError(
-            f"'{public_url(path)}': the training rows hold one class only, '{raw.labels[0]}'; "
-            "at least two are needed."
-        )
-    signature = Signature.from_dataset(raw)
-    fitted = Preprocessor(**preprocessor.get_params()).fit(raw)
-    prepared: dict[str, TabularDataset] = {}
-    for part, dataset in parts.items():
-        dataset.signature = signature
-        prepared[part] = fitted.transform(dataset)
+    prepared, fitted, signature = fit_parts(parts, preprocessor, path)
     # The digest of the bytes that were parsed: the file may have changed since it was looked up.
-    assert raw.digest is not None
-    return place.write(prepared, fitted, signature, raw.digest)
+    digest = parts["train"].digest
+    assert digest is not None
+    return place.write(prepared, fitted, signature, digest)
 
 
 def load_raw_split(
@@ -202,11 +202,11 @@ def load_raw_split(
     """
     if split not in (*_PARTS, "all"):
         raise ConfigError(unknown("split", str(split), [*_PARTS, "all"]))
-    _check_sizes(test_size, val_size)
+    check_sizes(test_size, val_size)
     if split == "all":
         test_size = val_size = 0.0
         split = "train"
-    parts = _raw_parts(
+    parts = raw_parts(
         path,
         name=name,
         target_column=target_column,
@@ -223,7 +223,16 @@ def load_raw_split(
     return parts[split]
 
 
-def _check_sizes(test_size: float, val_size: float) -> None:
+def check_sizes(test_size: float, val_size: float) -> None:
+    """Refuse sizes that are no fractions or leave no rows for training.
+
+    Args:
+        test_size: The part of all rows that is kept for the test, in [0, 1).
+        val_size: The part of all rows that is kept for validation, in [0, 1).
+
+    Raises:
+        ConfigError: A size is out of range, or both sum up to 1 or more.
+    """
     for key, size in {"test_size": test_size, "val_size": val_size}.items():
         if isinstance(size, bool) or not isinstance(size, int | float) or not 0.0 <= size < 1.0:
             raise ConfigError(f"{key} must be a fraction of at least 0 and below 1, got {size!r}.")
@@ -233,7 +242,7 @@ def _check_sizes(test_size: float, val_size: float) -> None:
         )
 
 
-def _raw_parts(
+def raw_parts(
     path: str,
     *,
     name: str,
@@ -246,7 +255,30 @@ def _raw_parts(
     read_options: Mapping[str, Any] | None,
     storage_options: Mapping[str, Any] | None,
 ) -> dict[str, TabularDataset]:
-    """Read a raw table and draw test rows, then validation rows, then keep the rest."""
+    """Read a raw table and draw test rows, then validation rows, then keep the rest.
+
+    The test rows are drawn first and from all rows, so they don't depend on ``val_size``.
+
+    Args:
+        path: The raw CSV or Parquet file, a local path or a URL.
+        name: What the data set is called.
+        target_column: The column of the labels.
+        test_size: The part of all rows that is kept for the test, in [0, 1).
+        val_size: The part of all rows that is kept for validation, in [0, 1).
+        random_state: The seed of both draws.
+        class_names: The labels in the order of their codes.
+        drop_columns: Columns that are neither feature nor target.
+        read_options: How a CSV is written, as for ``TabularDataset.from_csv``.
+        storage_options: Options of the storage.
+
+    Returns:
+        ``train``, and ``test`` and ``val`` where their sizes are not 0.
+
+    Raises:
+        ConfigError: A setting is out of range.
+        DataError: The table can't be used as it is.
+        FileNotFoundError: There is no such file.
+    """
     train = TabularDataset.from_file(
         path,
         target_column=target_column,
@@ -270,6 +302,38 @@ def _raw_parts(
             parts[part] = train.take(chosen)
             train = train.take(rest)
     return {"train": train, **parts}
+
+
+def fit_parts(
+    parts: Mapping[str, TabularDataset], preprocessor: Preprocessor, path: str
+) -> tuple[dict[str, TabularDataset], Preprocessor, Signature]:
+    """Fit the preprocessor on the training rows and transform every part.
+
+    Args:
+        parts: Raw rows, among them ``train``; each part is given the signature of these.
+        preprocessor: How to prepare; it is not changed.
+        path: Where the raw rows are from, for messages.
+
+    Returns:
+        The prepared parts, the fitted copy of the preprocessor, and the signature of the raw
+        training rows.
+
+    Raises:
+        DataError: The training rows hold one class only, or a value can't be prepared.
+    """
+    raw = parts["train"]
+    if len(np.unique(raw.y)) < 2:
+        raise DataError(
+            f"'{public_url(path)}': the training rows hold one class only, '{raw.labels[0]}'; "
+            "at least two are needed."
+        )
+    signature = Signature.from_dataset(raw)
+    fitted = Preprocessor(**preprocessor.get_params()).fit(raw)
+    prepared: dict[str, TabularDataset] = {}
+    for part, dataset in parts.items():
+        dataset.signature = signature
+        prepared[part] = fitted.transform(dataset)
+    return prepared, fitted, signature
 
 
 class _Place:

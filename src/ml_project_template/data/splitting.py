@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["num_rows_of", "split_indices"]
+__all__ = ["fold_indices", "num_rows_of", "split_indices"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,7 @@ def split_indices(
         ConfigError: The seed is out of range.
         DataError: A part would be empty.
     """
-    if isinstance(random_state, bool) or not 0 <= random_state < 2**32:
-        raise ConfigError(f"random_state must be a whole number in [0, 2**32), got {random_state}.")
+    _check_seed(random_state)
     from sklearn.model_selection import train_test_split
 
     num_rows = len(codes)
@@ -96,6 +96,74 @@ def split_indices(
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
 
 
+def fold_indices(
+    codes: NDArray[np.int64],
+    class_names: Sequence[str],
+    num_folds: int,
+    random_state: int,
+    name: str,
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Cut rows into folds, with the classes in the same proportions, for k-fold cross-validation.
+
+    The folds are those of scikit-learn's ``StratifiedKFold``. It deals the rows out class by
+    class, one to each fold in turn, so that at least two folds validate on a class of two rows or
+    more: such a class is in every training part, however many folds there are.
+
+    Args:
+        codes: The class of each row, of shape ``(n_samples,)``.
+        class_names: The names of the classes, for messages.
+        num_folds: How many folds to make; the setting is called ``cv``.
+        random_state: The seed of the draw; the same seed draws the same folds.
+        name: The name of the data set, for messages.
+
+    Returns:
+        For each fold, the sorted positions of its training rows and of its validation rows. Each
+        row is in the validation part of exactly one fold.
+
+    Raises:
+        ConfigError: ``num_folds`` is no whole number of at least 2, or the seed is out of range.
+        DataError: A class has one row only, or the largest class has fewer rows than folds.
+    """
+    # True counts as 1, so that it is refused as well.
+    if not isinstance(num_folds, int) or num_folds < 2:
+        raise ConfigError(f"cv must be a whole number of at least 2, got {num_folds!r}.")
+    _check_seed(random_state)
+    from sklearn.model_selection import StratifiedKFold
+
+    counts = np.bincount(codes, minlength=len(class_names))
+    single = [class_names[int(code)] for code in np.flatnonzero(counts == 1)]
+    if single:
+        raise DataError(
+            f"{name}: only one row of {_listed(single)} is left to cut into {num_folds} folds; "
+            "each class needs at least two, or a fold would train without it."
+        )
+    largest = int(counts.max())
+    if largest < num_folds:
+        raise DataError(
+            f"{name}: {len(codes)} rows are too few for cv={num_folds}: the largest class, "
+            f"'{class_names[int(counts.argmax())]}', must have a row for each fold and has "
+            f"{largest}; choose cv of at most {largest}."
+        )
+    rare = np.flatnonzero((counts > 0) & (counts < num_folds))
+    if len(rare):
+        logger.warning(
+            "%s: fewer than %d rows of %s: some of the %d folds validate without it.",
+            name,
+            num_folds,
+            _listed([class_names[int(code)] for code in rare]),
+            num_folds,
+        )
+    splitter = StratifiedKFold(num_folds, shuffle=True, random_state=random_state)
+    with warnings.catch_warnings():
+        # It warns of what was just logged.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        # It reads no more of the features than how many rows there are.
+        return [
+            (train.astype(np.int64), val.astype(np.int64))
+            for train, val in splitter.split(codes, codes)
+        ]
+
+
 def num_rows_of(size: float, num_rows: int) -> int:
     """Count the rows that a fraction of a table stands for, rounded up.
 
@@ -105,6 +173,11 @@ def num_rows_of(size: float, num_rows: int) -> int:
     """
     # 0.07 * 100 is 7.000000000000001: that is seven rows, not eight.
     return math.ceil(size * num_rows - 1e-9)
+
+
+def _check_seed(random_state: int) -> None:
+    if isinstance(random_state, bool) or not 0 <= random_state < 2**32:
+        raise ConfigError(f"random_state must be a whole number in [0, 2**32), got {random_state}.")
 
 
 def _listed(labels: Sequence[str], limit: int = 5) -> str:
