@@ -948,7 +948,7 @@ def test_ctrl_c_while_a_finished_run_is_closed_does_not_leave_it_running(
         monkeypatch.undo()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ml_project_template.tracking.MLflowRun._flush", interrupted)
+    monkeypatch.setattr("ml_project_template.tracking.MLflowRun.flush", interrupted)
     with pytest.raises(KeyboardInterrupt), MLflowTracker(store).start_run(experiment_name="x") as r:
         run_id = r.id
     assert stored_run(store, run_id or "").info.status == "KILLED"

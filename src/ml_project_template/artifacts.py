@@ -17,6 +17,7 @@ import json
 import math
 import os
 import re
+import shutil
 import stat
 import struct
 import sys
@@ -50,6 +51,7 @@ __all__ = [
     "WEIGHTS_SAFETENSORS",
     "WEIGHTS_SKOPS",
     "check_target",
+    "copy_model_directory",
     "load_estimator",
     "load_tensors",
     "open_model_directory",
@@ -188,6 +190,32 @@ def open_model_directory(
                 f"'{public_url(shown)}' was replaced by somebody again and again while it was read."
             )
         yield snapshot
+
+
+def copy_model_directory(
+    source: str, target: str, *, storage_options: Mapping[str, Any] | None = None
+) -> str:
+    """Copy a model, verified, to another place, as a whole or not at all.
+
+    Args:
+        source: Its directory, local or remote.
+        target: The other directory. A model that is there is replaced.
+        storage_options: For remote directories.
+
+    Returns:
+        The target.
+
+    Raises:
+        ArtifactError: No model directory, a damaged one, or something else is at the target.
+    """
+    with open_model_directory(source, storage_options=storage_options) as directory:
+
+        def write(new: Path) -> None:
+            for file in directory.iterdir():
+                if file.name != MANIFEST:
+                    shutil.copyfile(file, new / file.name)
+
+        return write_model_directory(target, write, storage_options=storage_options)
 
 
 def write_config(

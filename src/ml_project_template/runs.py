@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DisabledTracker",
     "FeatureLike",
+    "OpenRun",
     "Run",
     "RunReporter",
     "SignatureLike",
@@ -58,16 +59,23 @@ class Run:
     Attributes:
         id: The run's id, None where nothing is tracked.
         experiment_id: The id of its experiment, None where nothing is tracked.
+        wants_plots: Whether plots are worth drawing for it.
+        wants_model: Whether it keeps a copy of the model.
     """
 
     id: str | None = None
     experiment_id: str | None = None
+    wants_plots: bool = False
+    wants_model: bool = False
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log flat parameters; a long value is kept whole in ``params_long.json``."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, of one step where `step` is given; sent in batches."""
+
+    def flush(self) -> None:
+        """Send what waits to be sent."""
 
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; None values are left out."""
@@ -132,6 +140,58 @@ class Tracker(ABC):
             run_name: The run's name; None lets the tracker find one.
         """
 
+    @abstractmethod
+    def below(
+        self,
+        run: Run,
+        *,
+        tags: Mapping[str, Any] | None = None,
+        log_plots: bool = True,
+        log_models: bool = True,
+    ) -> Tracker:
+        """Give a tracker in the same place, whose runs stand under a run of this one.
+
+        Args:
+            run: The parent of the runs.
+            tags: Tags that each of them gets.
+            log_plots: False leaves plots out.
+            log_models: False leaves copies of the models out.
+        """
+
+
+class OpenRun(Tracker):
+    """Has a training log to a run that is open already; whoever opened it ends it.
+
+    Args:
+        run: The run.
+        tracker: Where it is kept.
+    """
+
+    def __init__(self, run: Run, tracker: Tracker) -> None:
+        self._run = run
+        self._tracker = tracker
+
+    @contextlib.contextmanager
+    def start_run(
+        self,
+        *,
+        experiment_name: str,  # noqa: ARG002 - the run has its names already
+        run_name: str | None = None,  # noqa: ARG002
+    ) -> Iterator[Run]:
+        """Give the open run."""
+        yield self._run
+
+    def below(
+        self,
+        run: Run,
+        *,
+        tags: Mapping[str, Any] | None = None,
+        log_plots: bool = True,
+        log_models: bool = True,
+    ) -> Tracker:
+        """Give a tracker of runs under a run; see `Tracker.below`."""
+        return self._tracker.below(run, tags=tags, log_plots=log_plots, log_models=log_models)
+
 
 class DisabledTracker(Tracker):
     """Keeps nothing: imports no MLflow and writes no file."""
@@ -145,6 +205,17 @@ class DisabledTracker(Tracker):
     ) -> Iterator[Run]:
         """Give a run that is kept nowhere."""
         yield Run()
+
+    def below(
+        self,
+        run: Run,  # noqa: ARG002 - the names are the interface's
+        *,
+        tags: Mapping[str, Any] | None = None,  # noqa: ARG002
+        log_plots: bool = True,  # noqa: ARG002
+        log_models: bool = True,  # noqa: ARG002
+    ) -> Tracker:
+        """Keep nothing below it either."""
+        return self
 
 
 class RunReporter:

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from ml_project_template.errors import TrackingError
 from ml_project_template.runs import (
     DisabledTracker,
+    OpenRun,
     Run,
     RunReporter,
     SignatureLike,
@@ -69,6 +70,7 @@ __all__ = [
     "DisabledTracker",
     "MLflowRun",
     "MLflowTracker",
+    "OpenRun",
     "Run",
     "RunReporter",
     "Terminated",
@@ -76,10 +78,12 @@ __all__ = [
     "check_reachable",
     "download_model",
     "tracking_uri",
+    "warm_up",
 ]
 
 CONSOLE_LOG = "logs/console.log"
 LONG_PARAMS = "params_long.json"
+PARENT_TAG = "mlflow.parentRunId"
 MODEL_NAME = "model"
 LOADER_MODULE = "ml_project_template.predictor"
 
@@ -92,6 +96,7 @@ _TAG_LENGTH = 8000
 _DIGEST_LENGTH = 36
 _ERROR_LENGTH = 500
 
+_INPUT_ATTEMPTS = 5
 _FLUSH_SECONDS = 1.0
 _RETRY_SECONDS = 30.0
 
@@ -123,6 +128,7 @@ class MLflowTracker(Tracker):
             ``MLFLOW_TRACKING_URI``, and ``sqlite:///mlflow.db`` where that is unset.
         parent_run_id: The run this tracker's runs stand under, for sweeps.
         tags: Tags that every run gets.
+        log_plots: False leaves plots out.
         log_models: False keeps the models out of the tracking store; runs are kept all the same.
     """
 
@@ -132,11 +138,13 @@ class MLflowTracker(Tracker):
         *,
         parent_run_id: str | None = None,
         tags: Mapping[str, Any] | None = None,
+        log_plots: bool = True,
         log_models: bool = True,
     ) -> None:
         self.uri = uri
         self.parent_run_id = parent_run_id
         self.tags = tags
+        self.log_plots = log_plots
         self.log_models = log_models
 
     @contextlib.contextmanager
@@ -149,25 +157,151 @@ class MLflowTracker(Tracker):
         Raises:
             TrackingError: The server or database can't be used.
         """
-        uri = tracking_uri(self.uri)
-        secrets = find_secrets({"uri": uri})
-        check_reachable(uri)
-        with _one_line(uri), _log_level("mlflow", logging.WARNING):
-            client = _open(uri)
+        with self._client() as (client, uri, secrets):
             experiment_id = _experiment(client, experiment_name, uri)
             tags = _origin() | dict(self.tags or {})
             if self.parent_run_id is not None:
-                tags["mlflow.parentRunId"] = self.parent_run_id
+                tags[PARENT_TAG] = self.parent_run_id
             with _own_randomness():
                 created = client.create_run(
                     experiment_id, tags=_plain_tags(tags, secrets), run_name=run_name
                 )
+        with self._running(client, created.info.run_id, experiment_id, uri, secrets) as run:
+            yield run
+
+    @contextlib.contextmanager
+    def continue_run(self, run_id: str) -> Iterator[Run]:
+        """Go on with a run that was opened before, by this process or another one.
+
+        It is RUNNING again meanwhile, and ends as one of `start_run` does.
+
+        Raises:
+            TrackingError: There is no such run, or the server or database can't be used.
+        """
+        with self._client() as (client, uri, secrets):
+            experiment_id = client.get_run(run_id).info.experiment_id
+            client.update_run(run_id, status="RUNNING")
+        with self._running(client, run_id, experiment_id, uri, secrets) as run:
+            yield run
+
+    def below(
+        self,
+        run: Run,
+        *,
+        tags: Mapping[str, Any] | None = None,
+        log_plots: bool = True,
+        log_models: bool = True,
+    ) -> MLflowTracker:
+        """Give a tracker in the same place, whose runs stand under a run; see `Tracker.below`."""
+        return MLflowTracker(
+            self.uri,
+            parent_run_id=run.id,
+            tags={**(self.tags or {}), **(tags or {})},
+            log_plots=self.log_plots and log_plots,
+            log_models=self.log_models and log_models,
+        )
+
+    def find_run(self, experiment_name: str, tags: Mapping[str, str]) -> str | None:
+        """Find the newest run of an experiment with these tags.
+
+        Args:
+            experiment_name: The experiment.
+            tags: Tag to value.
+
+        Returns:
+            Its id; None if there is none.
+
+        Raises:
+            TrackingError: The server or database can't be used.
+        """
+        with self._client() as (client, _, _):
+            experiment = client.get_experiment_by_name(experiment_name)
+            if experiment is None:
+                return None
+            wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+            found = client.search_runs([experiment.experiment_id], wanted, max_results=1)
+            return found[0].info.run_id if found else None
+
+    def open_children(self, run_id: str) -> dict[str, dict[str, str]]:
+        """Find the runs below a run that have not ended.
+
+        Args:
+            run_id: The parent.
+
+        Returns:
+            Run id to tags.
+
+        Raises:
+            TrackingError: The server or database can't be used.
+        """
+        found: dict[str, dict[str, str]] = {}
+        with self._client() as (client, _, _):
+            experiment_id = client.get_run(run_id).info.experiment_id
+            token = None
+            while True:
+                page = client.search_runs(
+                    [experiment_id],
+                    f"tags.`{PARENT_TAG}` = '{run_id}' and attributes.status = 'RUNNING'",
+                    page_token=token,
+                )
+                found |= {run.info.run_id: dict(run.data.tags) for run in page}
+                token = page.token
+                if not token:
+                    return found
+
+    def mark_running(self, run_id: str) -> None:
+        """Say that others still work on a run that this process has ended.
+
+        Raises:
+            TrackingError: The server or database can't be used.
+        """
+        with self._client() as (client, _, _):
+            client.update_run(run_id, status="RUNNING")
+
+    def end_run(self, run_id: str, status: str, tags: Mapping[str, Any] | None = None) -> None:
+        """Set the end state of a run whose process is gone.
+
+        Args:
+            run_id: The run.
+            status: ``"FINISHED"``, ``"FAILED"`` or ``"KILLED"``.
+            tags: Tags that tell more.
+
+        Raises:
+            TrackingError: The server or database can't be used.
+        """
+        from mlflow.entities import RunTag
+
+        with self._client() as (client, _, secrets):
+            rows = [RunTag(key, text) for key, text in _plain_tags(tags or {}, secrets).items()]
+            if rows:
+                client.log_batch(run_id, tags=rows)
+            client.set_terminated(run_id, status)
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[tuple[MlflowClient, str, set[str]]]:
+        """Reach the store: a client, the address, and the secrets in the address."""
+        uri = tracking_uri(self.uri)
+        check_reachable(uri)
+        with _one_line(uri), _log_level("mlflow", logging.WARNING):
+            yield _open(uri), uri, find_secrets({"uri": uri})
+
+    @contextlib.contextmanager
+    def _running(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        experiment_id: str,
+        uri: str,
+        secrets: set[str],
+    ) -> Iterator[Run]:
+        """Give an open run to a block, and set the end state on the way out."""
         run = MLflowRun(
             client,
             uri=uri,
-            run_id=created.info.run_id,
+            run_id=run_id,
             experiment_id=experiment_id,
             secrets=secrets,
+            log_plots=self.log_plots,
             log_models=self.log_models,
         )
         with captured_log(secrets) as console, stopping_by_exception():
@@ -197,6 +331,7 @@ class MLflowRun(Run):
         run_id: str,
         experiment_id: str,
         secrets: set[str],
+        log_plots: bool,
         log_models: bool,
     ) -> None:
         self.id: str = run_id
@@ -205,7 +340,8 @@ class MLflowRun(Run):
         self._client = client
         self._uri = uri
         self._secrets = secrets
-        self._log_models = log_models
+        self.wants_plots = log_plots
+        self.wants_model = log_models
         self._long_params: dict[str, str] = {}
         self._metrics: list[Any] = []
         self._flush_at = 0.0
@@ -250,7 +386,7 @@ class MLflowRun(Run):
         if time.monotonic() < self._flush_at:
             return
         try:
-            self._flush()
+            self.flush()
         except TrackingError as error:
             _logger.warning("%s The metrics are kept and sent later.", error)
             self._flush_at = time.monotonic() + _RETRY_SECONDS
@@ -290,8 +426,17 @@ class MLflowRun(Run):
             profile=None if profile is None else json.dumps(profile),
         )
         tags = [InputTag("mlflow.data.context", context)]
-        with _one_line(self._uri):
-            self._client.log_inputs(self.id, [DatasetInput(dataset, tags)])
+        for left in reversed(range(_INPUT_ATTEMPTS)):
+            try:
+                with _one_line(self._uri):
+                    self._client.log_inputs(self.id, [DatasetInput(dataset, tags)])
+                return
+            except TrackingError as error:
+                # Runs that begin at once insert the same data set: MLflow looks for it first, and
+                # the one that was slower finds it the next time.
+                if left == 0 or not re.search("unique|duplicate", str(error), re.IGNORECASE):
+                    raise
+                time.sleep(random.SystemRandom().uniform(0.01, 0.1))
 
     def log_text(self, text: str, artifact: str) -> None:
         """Store a text under a path among the run's artifacts; secrets are hidden."""
@@ -319,7 +464,7 @@ class MLflowRun(Run):
         reads it, so nothing is pickled, and the requirements are given, so that MLflow does not
         load the model in a process of its own to find them.
         """
-        if not self._log_models:
+        if not self.wants_model:
             return
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
@@ -381,7 +526,7 @@ class MLflowRun(Run):
             text = f"{type(error).__name__}: {error}"
             tag = {"error": redact(text, self._secrets)[:_ERROR_LENGTH]}
             attempt(lambda: self.log_tags(tag))
-        attempt(self._flush)
+        attempt(self.flush)
         attempt(lambda: self.log_text(console.read_text(encoding="utf-8"), CONSOLE_LOG))
         if error is None:
             attempt(lambda: self._terminate("FAILED" if failures else status))
@@ -390,8 +535,12 @@ class MLflowRun(Run):
         for failure in failures:
             _logger.warning("%s", failure)
 
-    def _flush(self) -> None:
-        """Send the metrics that wait; those that can't be sent go on waiting."""
+    def flush(self) -> None:
+        """Send the metrics that wait; those that can't be sent go on waiting.
+
+        Raises:
+            TrackingError: They can't be sent now.
+        """
         self._flush_at = time.monotonic() + _FLUSH_SECONDS
         with _one_line(self._uri):
             while self._metrics:
@@ -403,6 +552,12 @@ class MLflowRun(Run):
         with _one_line(self._uri):
             self._client.set_terminated(self.id, status)
             self.ended = True
+
+
+def warm_up() -> None:
+    """Import what a run on a database needs, without opening one."""
+    _import_mlflow()
+    importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
 
 
 def download_model(uri: str, store: str | None = None) -> str:

@@ -13,8 +13,8 @@ import platform
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -182,6 +182,14 @@ class BaseModel(ABC):
             train_data: Prepared training rows.
         """
 
+    @classmethod  # noqa: B027 - most models need nothing
+    def warm_up(cls) -> None:
+        """Import what a training needs and its class does not: a sweep does so once for all.
+
+        Called before the workers of a sweep are forked: nothing here may start a thread or touch a
+        device.
+        """
+
     def feature_importances(self) -> NDArray[np.float64] | None:
         """Say how much each feature matters to the model.
 
@@ -210,6 +218,8 @@ class BaseModel(ABC):
         tracking: bool | Tracker = True,
         config: Mapping[str, Any] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        reporters: Sequence[Reporter] = (),
+        progress: bool = True,
         **training_arguments: Any,
     ) -> TrainingReport:
         """Fit the model, judge it, save it and keep a record of all that.
@@ -228,6 +238,9 @@ class BaseModel(ABC):
             tracking: True for MLflow, False for no record, or a tracker.
             config: The composed configuration, kept as a record with its secrets hidden.
             storage_options: For a remote ``model_path``.
+            reporters: Who else hears of each epoch or boosting stage. One may end the fit by
+                raising ``StopTraining``, or the whole training by raising anything else.
+            progress: Show how far the fit has come.
             **training_arguments: For the model's own fit, such as ``max_epochs``.
 
         Returns:
@@ -283,7 +296,6 @@ class BaseModel(ABC):
             tracker = tracking
         else:
             raise ConfigError(f"tracking must be True, False or a tracker, got {tracking!r}.")
-        tracked = not isinstance(tracker, DisabledTracker)
         with tracker.start_run(experiment_name=experiment_name, run_name=run_name) as run:
             parameters = {
                 "model": self.get_params(),
@@ -305,8 +317,9 @@ class BaseModel(ABC):
                 # Again: what came before, such as a tracker, may have drawn numbers.
                 seed_everything(seed)
             history = History()
-            with progress_reporter(name) as progress:
-                self._reporter = MultiReporter(history, progress, RunReporter(run))
+            with ExitStack() as stack:
+                shown = [stack.enter_context(progress_reporter(name))] if progress else []
+                self._reporter = MultiReporter(history, *shown, RunReporter(run), *reporters)
                 try:
                     self._fit(
                         train_data,
@@ -348,8 +361,9 @@ class BaseModel(ABC):
             saved = None
             if model_path is not None:
                 saved = self.save(model_path, storage_options=storage_options)
-            if tracked:
+            if run.wants_plots:
                 self._log_plots(run, splits, history)
+            if run.wants_model:
                 self._log_model(run)
         return TrainingReport(
             metrics=metrics,

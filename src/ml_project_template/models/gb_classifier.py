@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -98,6 +99,11 @@ class GBClassifier(BaseModel):
         self.max_features = max_features
         self.subsample = subsample
         self.estimator_: Any = None
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Import scikit-learn's boosters."""
+        importlib.import_module("sklearn.ensemble")
 
     def get_params(self) -> dict[str, Any]:
         """Return the parameters, and those that scikit-learn sets by itself."""

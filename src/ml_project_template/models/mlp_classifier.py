@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import secrets
 import warnings
@@ -31,6 +32,15 @@ if TYPE_CHECKING:
 __all__ = ["MLPClassifier"]
 
 Width = Annotated[int, Field(gt=0)]
+
+# Imported by the first fit: they need PyTorch, which nobody should pay for who only asks for help.
+_LATE_MODULES = (
+    "ml_project_template.modules",
+    "ml_project_template.training.fabric",
+    "ml_project_template.training.loop",
+    "ml_project_template.training.optimization",
+    "ml_project_template.training.threads",
+)
 
 
 @register
@@ -86,6 +96,12 @@ class MLPClassifier(BaseModel):
         from ml_project_template.training.fabric import make_fabric
 
         self.fabric = make_fabric(accelerator, precision)
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Import PyTorch, Fabric and the training loop."""
+        for name in ("lightning.fabric", "safetensors.numpy", *_LATE_MODULES):
+            importlib.import_module(name)
 
     def _adapt(self, train_data: BaseDataset) -> None:
         ends = {

@@ -12,6 +12,7 @@ from ml_project_template.errors import ConfigError
 
 __all__ = [
     "ClassWeight",
+    "better_direction",
     "classification_metrics",
     "confusion_counts",
     "resolve_class_weight",
@@ -20,6 +21,20 @@ __all__ = [
 ]
 
 ClassWeight = Literal["balanced"] | list[float] | None
+
+
+def better_direction(metric: str) -> Literal["minimize", "maximize"] | None:
+    """Say which way a metric gets better.
+
+    Args:
+        metric: Its name, with or without a split before it, such as ``val_loss``.
+
+    Returns:
+        ``minimize`` for losses, ``maximize`` for scores; None for a name that isn't ours.
+    """
+    if metric.endswith("loss"):
+        return "minimize"
+    return "maximize" if metric.endswith(("accuracy", "f1_macro", "roc_auc")) else None
 
 
 def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:

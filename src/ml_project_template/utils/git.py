@@ -7,9 +7,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["GitState", "git_state"]
+__all__ = ["GitState", "git_state", "remember_git_state"]
 
 _TIMEOUT = 5.0  # seconds for each call of git
+_remembered: dict[Path, GitState] = {}
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,27 @@ def git_state(directory: str | Path = ".") -> GitState:
     Returns:
         The state; both fields None where git can't tell.
     """
+    if (remembered := _remembered.get(Path(directory).absolute())) is not None:
+        return remembered
     commit = _git(directory, "rev-parse", "--verify", "HEAD")
     if commit is None:
         return GitState(commit=None, dirty=None)
     status = _git(directory, "status", "--porcelain")
     return GitState(commit=commit, dirty=None if status is None else bool(status))
+
+
+def remember_git_state(directory: str | Path = ".") -> None:
+    """Ask git once, and have that answer given from now on in this process.
+
+    For a process that runs many trainings: the code it runs is that of its start, whatever is
+    edited meanwhile.
+
+    Args:
+        directory: Any directory inside the working tree.
+    """
+    place = Path(directory).absolute()
+    if place not in _remembered:
+        _remembered[place] = git_state(place)
 
 
 def _git(directory: str | Path, *arguments: str) -> str | None:
