@@ -19,6 +19,7 @@ from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -29,7 +30,7 @@ from ml_project_template.errors import ConfigError, ProjectError
 from ml_project_template.utils.secrets import SecretFilter, find_secrets, redact
 from ml_project_template.utils.signals import stopping_by_exception
 
-__all__ = ["Shell", "entrypoint", "explain", "plain", "run"]
+__all__ = ["Shell", "entrypoint", "explain", "hide_secrets", "plain", "run"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
@@ -46,15 +47,21 @@ class Shell:
         config_name: The root file in ``conf/``, without its ending.
         problems: Looks for more that is wrong when an override is, in what the others make.
         optional: Keys that may be missing (``???``) for this task.
+        sweeps: Whether ``-m`` is a sweep of this project's, with one run above all of its runs.
     """
 
     task: Task
     config_name: str
     problems: Callable[[DictConfig], list[str]] | None = None
     optional: frozenset[str] = frozenset()
+    sweeps: bool = False
 
     def __call__(self) -> None:
         """Let Hydra compose the configuration of ``sys.argv`` and run the task."""
+        if self.sweeps:
+            from entrypoints._sweeper import ProjectSweeper
+
+            Plugins.instance().register(ProjectSweeper)
 
         @functools.wraps(self.task)
         def job(cfg: DictConfig) -> Any:
@@ -73,9 +80,12 @@ def entrypoint(
     config_name: str,
     problems: Callable[[DictConfig], list[str]] | None = None,
     optional: frozenset[str] = frozenset(),
+    sweeps: bool = False,
 ) -> Callable[[Task], Shell]:
     """Put the shell around a task, as a decorator; see `Shell` for the arguments."""
-    return functools.partial(Shell, config_name=config_name, problems=problems, optional=optional)
+    return functools.partial(
+        Shell, config_name=config_name, problems=problems, optional=optional, sweeps=sweeps
+    )
 
 
 def run(main: Shell) -> None:
@@ -129,8 +139,7 @@ def explain(error: BaseException) -> list[str]:
 
 def _job(task: Task, cfg: DictConfig, optional: frozenset[str]) -> Any:
     """Run a task inside of Hydra's job, with its secrets hidden and its errors in one line."""
-    secrets = find_secrets(cast(dict[str, Any], OmegaConf.to_container(cfg)), os.environ)
-    _hide(secrets)
+    secrets = hide_secrets(cfg)
     try:
         missing = sorted(OmegaConf.missing_keys(cfg) - optional)
         if missing:
@@ -148,20 +157,29 @@ def _job(task: Task, cfg: DictConfig, optional: frozenset[str]) -> Any:
         _fail(*lines)
 
 
-def _hide(secrets: set[str]) -> None:
-    """Keep secrets out of what Hydra has written for this job, and out of its log."""
+def hide_secrets(cfg: DictConfig) -> set[str]:
+    """Keep secrets out of what Hydra has written for this job, and out of its log.
+
+    Args:
+        cfg: The configuration of the job.
+
+    Returns:
+        The secrets, of the configuration and of the environment.
+    """
+    secrets = find_secrets(cast(dict[str, Any], OmegaConf.to_container(cfg)), os.environ)
     if not secrets:
-        return
+        return secrets
     for handler in logging.getLogger().handlers:
         handler.addFilter(SecretFilter(secrets))
     runtime = HydraConfig.get()
     if runtime.output_subdir is None:
-        return
+        return secrets
     for file in (Path(runtime.runtime.output_dir) / runtime.output_subdir).glob("*.yaml"):
         written = file.read_text(encoding="utf-8")
         hidden = redact(written, secrets)
         if hidden != written:
             file.write_text(hidden, encoding="utf-8")
+    return secrets
 
 
 def _fail(*lines: str, status: int = 1) -> NoReturn:

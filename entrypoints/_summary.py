@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
     from ml_project_template.models.base import TrainingReport
 
-__all__ = ["metrics_table", "training_summary"]
+__all__ = [
+    "command",
+    "facts",
+    "metrics_table",
+    "model_commands",
+    "training_summary",
+    "where_to_look",
+]
 
 
 def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
@@ -44,47 +51,45 @@ def training_summary(report: TrainingReport, cfg: DictConfig) -> str:
     for name, value in report.metrics.items():
         split, _, metric = name.partition("_")
         by_split.setdefault(split, {})[metric] = value
-    facts = []
+    rows = []
     model = report.model_path
     if model is not None:
-        facts.append(("model", model))
+        rows.append(("model", model))
     elif report.run_id is not None:
         # Not saved to a directory of its own; the tracker has it.
         model = f"runs:/{report.run_id}/model"
     if report.run_id is not None:
-        facts.append(("run", f"{report.run_id} (experiment {cfg.experiment_name})"))
-    facts.append(("took", f"{report.seconds:.1f} s"))
-    commands = []
+        rows.append(("run", f"{report.run_id} (experiment {cfg.experiment_name})"))
+    rows.append(("took", f"{report.seconds:.1f} s"))
+    steps = where_to_look(report.run_id, report.experiment_id, cfg)
     if model is not None:
-        commands = [
-            (
-                "evaluate",
-                ["evaluate", *_config_directory(), f"model.path={model}", *_data_overrides()],
-            ),
-            ("serve", ["serve", f"model.path={model}", *_storage_overrides()]),
-        ]
-    steps = [(verb, _command(words)) for verb, words in commands]
-    if report.run_id is not None:
-        steps[:0] = _where_to_look(report, cfg)
-    return "\n".join(
-        [
-            "",
-            metrics_table(by_split),
-            "",
-            *(f"{name:<10}{value}" for name, value in facts),
-            "",
-            *(f"{name:<10}{value}" for name, value in steps),
-        ]
-    )
+        steps += model_commands(model)
+    return "\n".join(["", metrics_table(by_split), "", *facts(rows), "", *facts(steps)])
 
 
-def _where_to_look(report: TrainingReport, cfg: DictConfig) -> list[tuple[str, str]]:
-    """Say where the page of the run is: on the server that keeps it, or on one to be started."""
+def facts(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Put names and what they name in two columns."""
+    return [f"{name:<10}{value}" for name, value in rows]
+
+
+def model_commands(model: str) -> list[tuple[str, str]]:
+    """Say how a model is evaluated and served."""
+    evaluate = ["evaluate", *_config_directory(), f"model.path={model}", *_data_overrides()]
+    serve = ["serve", f"model.path={model}", *_storage_overrides()]
+    return [("evaluate", command(evaluate)), ("serve", command(serve))]
+
+
+def where_to_look(
+    run_id: str | None, experiment_id: str | None, cfg: DictConfig
+) -> list[tuple[str, str]]:
+    """Say where the page of a run is: on the server that keeps it, or on one to be started."""
+    if run_id is None:
+        return []
     from ml_project_template.tracking_address import DEFAULT_URI, tracking_uri
     from ml_project_template.utils.secrets import public_url
 
     address = tracking_uri(cfg.tracking.uri)
-    page = f"#/experiments/{report.experiment_id}/runs/{report.run_id}"
+    page = f"#/experiments/{experiment_id}/runs/{run_id}"
     if address.startswith("http"):
         return [("look", f"{public_url(address).rstrip('/')}/{page}")]
     look = "make mlflow"
@@ -93,7 +98,8 @@ def _where_to_look(report: TrainingReport, cfg: DictConfig) -> list[tuple[str, s
     return [("look", look), ("", f"http://127.0.0.1:5000/{page}")]
 
 
-def _command(words: Sequence[str]) -> str:
+def command(words: Sequence[str]) -> str:
+    """Write a command as it can be typed here: a stage and its arguments."""
     stage, *overrides = words
     return f"{_python()} -m entrypoints.{stage} {shlex.join(overrides)}"
 

@@ -119,6 +119,12 @@ def _run_problems(cfg: DictConfig) -> Iterator[str]:
     for key in ("experiment_name", "model_path"):
         if settings.get(key) == "":
             yield f"{key}: must not be empty"
+    if cfg.cv is not None:
+        from ml_project_template.data import prepare_folds
+
+        ignored = set(prepare_folds.__annotations__) - {"cv"}
+        for line in check_arguments(prepare_folds, {"cv": cfg.cv}, where="", ignore=ignored):
+            yield line.removeprefix(".")
     others = set(BaseModel.train.__annotations__) - set(keys)
     for line in check_arguments(BaseModel.train, settings, where="", ignore=others):
         yield line.removeprefix(".")

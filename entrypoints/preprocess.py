@@ -12,6 +12,7 @@ from entrypoints._targets import build
 from entrypoints.onboard import onboard, storage_options
 
 if TYPE_CHECKING:
+    from ml_project_template.data import Fold
     from ml_project_template.data.prepare import Prepared
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,30 @@ def preprocess(cfg: DictConfig) -> Prepared:
         ", ".join(f"{len(part)} {name}" for name, part in rows.items() if part is not None),
     )
     return prepared
+
+
+def preprocess_folds(cfg: DictConfig) -> list[Fold]:
+    """Cut the rows of ``cfg.data`` that are not for the test into ``cfg.cv`` folds, each prepared.
+
+    Args:
+        cfg: The configuration: ``data``, ``preprocessing``, ``storage``, ``cv``.
+
+    Returns:
+        The folds, in memory.
+
+    Raises:
+        DataError: The table can't be cut so.
+    """
+    from ml_project_template.data import Preprocessor, prepare_folds
+
+    folds = prepare_folds(
+        preprocessor=build(cfg.preprocessing, Preprocessor, where="preprocessing"),
+        cv=cfg.cv,
+        storage_options=storage_options(cfg),
+        **split_arguments(cfg),
+    )
+    log.info("Preprocess: %d folds of the training and validation rows", len(folds))
+    return folds
 
 
 def split_arguments(cfg: DictConfig) -> dict[str, Any]:

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
-from entrypoints._shell import entrypoint, plain, run
+from entrypoints._shell import entrypoint, run
 from entrypoints._summary import training_summary
-from entrypoints._targets import build
+from entrypoints._training import cross_validate, fit_model, make_tracker, metric_of
 from entrypoints.check import argument_problems
-from entrypoints.onboard import storage_options
-from entrypoints.preprocess import preprocess
+from entrypoints.preprocess import preprocess, preprocess_folds
 from ml_project_template.errors import ConfigError
 
 if TYPE_CHECKING:
     from ml_project_template.models.base import TrainingReport
-    from ml_project_template.runs import Tracker
 
 
 def train(cfg: DictConfig) -> TrainingReport:
     """Train ``cfg.model`` on ``cfg.data``; stages before it are run if they are missing.
+
+    With ``cfg.cv`` the model is also trained on folds of the rows that are not for the test, each
+    in a run below; the means of their metrics are ``cv_loss``, ``cv_accuracy`` and so on.
 
     Args:
         cfg: The configuration, see ``conf/train.yaml``.
@@ -32,42 +36,38 @@ def train(cfg: DictConfig) -> TrainingReport:
         ConfigError: A setting that is wrong, before anything is done.
         DataError: The table can't be used as it is.
     """
-    from ml_project_template.models.base import BaseModel
-
     problems = argument_problems(cfg)
     if problems:
         raise ConfigError("\n".join(problems))
     # The data first: what is wrong with them is told before a framework is imported.
     data = preprocess(cfg)
-    model = build(cfg.model, BaseModel, where="model")  # type: ignore[type-abstract]
-    return model.train(
-        experiment_name=cfg.experiment_name,
-        run_name=cfg.run_name,
-        train_data=data.train,
-        val_data=data.val,
-        test_data=data.test,
-        model_path=cfg.model_path,
-        save_model=cfg.save_model,
-        seed=cfg.seed,
-        tracking=_tracker(cfg),
-        config=plain(cfg),
-        storage_options=storage_options(cfg),
-        **(plain(cfg.get("training")) or {}),
-    )
+    folds = preprocess_folds(cfg) if cfg.cv is not None else []
+    tracker = make_tracker(cfg)
+    splits = (data.train, data.val, data.test)
+    if not folds:
+        return fit_model(cfg, *splits, tracker=tracker)
+
+    from ml_project_template.runs import OpenRun
+
+    with tracker.start_run(experiment_name=cfg.experiment_name, run_name=cfg.run_name) as tracked:
+        report = fit_model(cfg, *splits, tracker=OpenRun(tracked, tracker))
+        metrics = cross_validate(cfg, folds, tracker=tracker, tracked=tracked)
+        tracked.log_metrics(metrics)
+    return replace(report, metrics={**report.metrics, **metrics})
 
 
-def _tracker(cfg: DictConfig) -> Tracker:
-    from ml_project_template.tracking import DisabledTracker, MLflowTracker
-
-    return MLflowTracker(cfg.tracking.uri) if cfg.tracking.enabled else DisabledTracker()
-
-
-@entrypoint("train")
-def main(cfg: DictConfig) -> float | None:
-    """Run the stage from the command line; Hydra's sweepers get the validation loss."""
+@entrypoint("train", sweeps=True)
+def main(cfg: DictConfig) -> float | list[float] | None:
+    """Run the stage from the command line; Hydra's sweepers get the values of the objectives."""
+    sweep = HydraConfig.get().runtime.choices.get("sweep")
+    if HydraConfig.get().mode == RunMode.RUN and sweep != "grid":
+        raise ConfigError(f"sweep={sweep}: is about many runs, and this is one: add -m")
     report = train(cfg)
     print(training_summary(report, cfg))
-    return report.metrics.get("val_loss")
+    metrics = cfg.sweep.metric
+    if OmegaConf.is_list(metrics):
+        return [report.metrics[metric_of(metric, cfg.cv)] for metric in metrics]
+    return report.metrics.get(metric_of(metrics, cfg.cv))
 
 
 if __name__ == "__main__":

@@ -244,15 +244,6 @@ def test_scoring_a_file_onto_itself_is_refused(in_process: InProcess, workspace:
     assert (workspace / ".data/raw/iris.csv").read_bytes() == before
 
 
-def test_a_failed_job_of_a_sweep_is_told_where_it_fails(in_process: InProcess) -> None:
-    status, _, err = in_process(
-        "train", "-m", "model=gb", "model.max_iter=-1,0", "tracking=disabled"
-    )
-    assert status == 1
-    assert "error in job 0: model.max_iter: must be greater than 0, got -1" in err
-    assert "error in job 1: model.max_iter: must be greater than 0, got 0" in err
-
-
 def test_an_address_that_cannot_be_served_is_told_before_the_model_is_loaded(
     in_process: InProcess,
 ) -> None:
@@ -326,16 +317,6 @@ def test_hydra_keeps_the_composed_configuration_of_each_run(
     in_process("train", *QUICK_GB, "tracking=disabled")
     (saved,) = workspace.glob("outputs/*/*/.hydra/config.yaml")
     assert yaml.safe_load(saved.read_text())["model"]["max_iter"] == 10
-
-
-def test_a_sweep_over_a_grid_trains_each_point(in_process: InProcess, workspace: Path) -> None:
-    status, _, err = in_process("train", "-m", *QUICK_GB, "seed=1,2", "tracking=disabled")
-    assert status == 0, err
-    seeds = {
-        path.parent.name: json.loads(path.read_text())["seed"]
-        for path in workspace.glob(".models/multirun/*/*/*/metadata.json")
-    }
-    assert seeds == {"0": 1, "1": 2}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -1,0 +1,334 @@
+"""From a command with ``-m`` to the study it means: composed, checked and frozen at its start."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from entrypoints._composition import composition_problems
+from entrypoints._shell import plain
+from entrypoints._training import metric_of
+from entrypoints._trial import Recipe, group_choices, trial_config
+from entrypoints.check import argument_problems
+from entrypoints.preprocess import preprocess
+from ml_project_template.errors import ConfigError
+from ml_project_template.sweeps.options import SweepOptions, read_options
+from ml_project_template.sweeps.results import Objective
+from ml_project_template.sweeps.space import (
+    Distribution,
+    combinations,
+    describe,
+    extremes,
+    grid,
+    override_text,
+    parse_space,
+)
+from ml_project_template.utils.secrets import find_secrets, redact_mapping
+
+__all__ = ["Plan", "make_plan", "prepare_data"]
+
+# Groups are composed and checked for each of their combinations before anything starts.
+_MOST_BASES = 200
+# What says where things are and how the work is divided does not change what is found.
+_ELSEWHERE = ("storage", "tracking", "model_path", "run_name", "experiment_name")
+_DIVIDED = (
+    "heartbeat",
+    "log_models",
+    "log_plots",
+    "max_failure_rate",
+    "n_jobs",
+    "n_trials",
+    "resume",
+    "storage",
+    "study_name",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep is to do.
+
+    Attributes:
+        options: The settings below ``sweep.``.
+        objectives: What trials are compared by, by the names that their runs have for it.
+        distributions: Override key to what it may be.
+        points: The points of a grid; None where a sampler chooses.
+        seeds: What each trial of a search is repeated with.
+        recipe: How the configuration of a trial is made.
+        design: All that changes what is found, as plain JSON without secrets.
+        name: What the study is called unless the command says so.
+        models: The classes that are trained.
+        defaults: What each choice of groups brings along, before anything else is set.
+    """
+
+    options: SweepOptions
+    objectives: tuple[Objective, ...]
+    distributions: dict[str, Distribution]
+    points: tuple[dict[str, Any], ...] | None
+    seeds: tuple[int, ...]
+    recipe: Recipe
+    design: dict[str, Any]
+    name: str
+    models: tuple[type[Any], ...]
+    defaults: dict[tuple[tuple[str, str], ...], DictConfig]
+
+    @property
+    def n_trials(self) -> int:
+        """How many trials the study is to have."""
+        if self.points is None:
+            assert self.options.n_trials is not None
+            return self.options.n_trials
+        return min(self.options.n_trials or len(self.points), len(self.points))
+
+    @property
+    def fingerprint(self) -> str:
+        """What equal designs have in common."""
+        text = json.dumps(self.design, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_plan(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]) -> Plan:
+    """Read, compose and check what a sweep is to do.
+
+    Args:
+        config: What Hydra has composed of all that is fixed.
+        loader: Composes the configuration of a job.
+        arguments: The overrides of the command line.
+
+    Raises:
+        ConfigError: All that is wrong, a line each, before anything is run.
+    """
+    options = read_options(plain(config.sweep))
+    space = parse_space(options.search_space, arguments, loader)
+    distributions = dict(space.distributions)
+    seeds: tuple[int, ...] = ()
+    points: tuple[dict[str, Any], ...] | None = None
+    if options.is_grid:
+        points, distributions = grid(distributions)
+    else:
+        seeds = _seeds(distributions.pop("seed", None))
+        if not distributions:
+            raise ConfigError(
+                f"sweep.search_space: sampler {options.sampler} has nothing to choose. Give some "
+                "settings several values, such as 'training.lr=interval(0.001,0.1)'"
+            )
+        if options.n_trials is None:
+            raise ConfigError(
+                f"sweep.n_trials: is required for sampler {options.sampler}, such as 50"
+            )
+    groups = tuple(key for key in distributions if _is_group(key, loader))
+    bases = _compose(config, loader, space.fixed, distributions, groups)
+    recipe = Recipe(bases, groups, str(config.hydra.sweep.dir))
+    _check(recipe, distributions, options, seeds)
+    first = next(iter(bases.values()))
+    objectives = tuple(
+        Objective(metric_of(objective.metric, first.cv), objective.direction)
+        for objective in options.objectives()
+    )
+    return Plan(
+        options=options,
+        objectives=objectives,
+        distributions=distributions,
+        points=points,
+        seeds=seeds,
+        recipe=recipe,
+        design=_design(config, recipe, distributions, seeds),
+        name=_name(recipe),
+        models=_models(recipe),
+        defaults=_defaults(config, loader, recipe),
+    )
+
+
+def _seeds(distribution: Distribution | None) -> tuple[int, ...]:
+    """Read the seeds that each trial of a search is repeated with: none is better than another."""
+    if distribution is None:
+        return ()
+    point_values = [point["seed"] for point in combinations({"seed": distribution})]
+    if not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in point_values):
+        raise ConfigError(f"seed: must be whole numbers, got {point_values}")
+    return tuple(point_values)
+
+
+def prepare_data(plan: Plan) -> Plan:
+    """Prepare the data of the trials, once for all of them that share them.
+
+    Args:
+        plan: What is to be tried.
+
+    Returns:
+        The plan, with the digests of the data in its design: other rows are another study.
+
+    Raises:
+        DataError: The table can't be used as it is.
+    """
+    digests = {}
+    for texts in plan.recipe.bases:
+        params = {key: extremes(d)[0] for key, d in plan.distributions.items()} | _choices(texts)
+        cfg, _ = plan.recipe.config(params, 0)
+        task = trial_config(cfg)
+        key = json.dumps([plain(task[name]) for name in ("data", "preprocessing", "storage")])
+        if key not in digests:
+            digests[key] = preprocess(task).digest
+    return replace(plan, design={**plan.design, "data": list(digests.values())})
+
+
+def _is_group(key: str, loader: ConfigLoader) -> bool:
+    name = key.lstrip("+").split("@")[0]
+    return "." not in name and bool(loader.get_group_options(name))
+
+
+def _compose(
+    config: DictConfig,
+    loader: ConfigLoader,
+    fixed: Sequence[str],
+    distributions: Mapping[str, Distribution],
+    groups: Sequence[str],
+) -> dict[tuple[str, ...], DictConfig]:
+    """Compose a configuration for each choice of the groups that are tried."""
+    choices = [
+        [override_text(key, value) for value in extremes(distributions[key])] for key in groups
+    ]
+    products = list(itertools.product(*choices))
+    if len(products) > _MOST_BASES:
+        raise ConfigError(
+            f"{', '.join(groups)}: {len(products)} combinations of groups are more than "
+            f"{_MOST_BASES}: split the sweep"
+        )
+    try:
+        return {texts: loader.load_sweep_config(config, [*fixed, *texts]) for texts in products}
+    except HydraException as error:
+        lines = _explain(config, [*fixed, *products[0]])
+        raise ConfigError("\n".join(lines) or str(error)) from error
+
+
+def _explain(config: DictConfig, overrides: Sequence[str]) -> list[str]:
+    own = [
+        source.path
+        for source in config.hydra.runtime.config_sources
+        if source.provider == "command-line"
+    ]
+    words = [word for path in own for word in ("--config-dir", path)]
+    return composition_problems(config.hydra.job.config_name, [*words, *overrides])[0]
+
+
+def _check(
+    recipe: Recipe,
+    distributions: Mapping[str, Distribution],
+    options: SweepOptions,
+    seeds: Sequence[int],
+) -> None:
+    """Find what no trial could run with: unknown keys, and values that their settings refuse."""
+    others = {key: extremes(d) for key, d in distributions.items() if key not in recipe.groups}
+    problems: list[str] = []
+    for texts, base in recipe.bases.items():
+        # As many configurations as the longest list of values: the n-th has the n-th of each.
+        for place in range(max((len(values) for values in others.values()), default=1)):
+            point = {key: values[min(place, len(values) - 1)] for key, values in others.items()}
+            params = {**_choices(texts), **point}
+            try:
+                cfg, _ = recipe.config(params, 0)
+            except HydraException:
+                words = [override_text(key, value) for key, value in params.items()]
+                problems += _explain(base, [*base.hydra.overrides.task, *words])
+                break
+            problems += _job_problems(cfg)
+        if base.data.val_size == 0 and base.cv is None:
+            problems.append(
+                f"sweep.metric: {options.metrics[0]} needs validation rows, and data.val_size is "
+                "0: set it, or cv=5"
+            )
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            problems.append(f"seed: must be at least 0 and less than 2**32, got {seed}")
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def _choices(texts: Sequence[str]) -> dict[str, str]:
+    pairs = (text.partition("=") for text in texts)
+    return {key: value for key, _, value in pairs}
+
+
+def _job_problems(cfg: DictConfig) -> list[str]:
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().set_config(cfg)
+    try:
+        return argument_problems(trial_config(cfg))
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def _design(
+    config: DictConfig,
+    recipe: Recipe,
+    distributions: Mapping[str, Distribution],
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    """Gather all that changes what a sweep finds."""
+    settings = {}
+    for texts, base in recipe.bases.items():
+        task = trial_config(base)
+        with open_dict(task):
+            for key in ("sweep", *_ELSEWHERE):
+                del task[key]
+            # The digest stands for the file, wherever it is.
+            for key in ("path", "source"):
+                del task.data[key]
+            name = None if OmegaConf.is_interpolation(task.data, "name") else task.data.name
+            task.data.name = name
+        settings[" ".join(texts)] = plain(task)
+    options = {key: value for key, value in plain(config.sweep).items() if key not in _DIVIDED}
+    space = describe(distributions)
+    design = {
+        "settings": settings,
+        "sweep": {**options, "search_space": space, "seeds": list(seeds)},
+    }
+    plain_design: dict[str, Any] = json.loads(json.dumps(design, default=str))
+    hidden: dict[str, Any] = redact_mapping(plain_design, find_secrets(plain_design))
+    return hidden
+
+
+def _name(recipe: Recipe) -> str:
+    """Call a study by its data and its model, or by what is compared."""
+    parts = []
+    for group, many in (("data", "data"), ("model", "models")):
+        found = {_group_name(base, group) for base in recipe.bases.values()}
+        parts.append(found.pop() if len(found) == 1 else many)
+    return re.sub(r"[^\w.-]+", "_", "_".join(parts)).strip("._") or "sweep"
+
+
+def _group_name(base: DictConfig, group: str) -> str:
+    if group == "data":
+        return str(base.data.name)
+    return str(base.hydra.runtime.choices[group])
+
+
+def _defaults(
+    config: DictConfig, loader: ConfigLoader, recipe: Recipe
+) -> dict[tuple[tuple[str, str], ...], DictConfig]:
+    choices = {tuple(group_choices(base)) for base in recipe.bases.values()}
+    return {
+        chosen: loader.load_sweep_config(config, [f"{group}={name}" for group, name in chosen])
+        for chosen in choices
+    }
+
+
+def _models(recipe: Recipe) -> tuple[type[Any], ...]:
+    from entrypoints._targets import target_class
+    from ml_project_template.models.base import BaseModel
+
+    found = [
+        target_class(base.model, BaseModel, where="model")  # type: ignore[type-abstract]
+        for base in recipe.bases.values()
+    ]
+    return tuple(dict.fromkeys(found))

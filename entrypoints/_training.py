@@ -1,0 +1,149 @@
+"""The trainings that a command is made of: on prepared rows, once or on folds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from entrypoints._shell import plain
+from entrypoints._targets import build
+from entrypoints.onboard import storage_options
+
+if TYPE_CHECKING:
+    from ml_project_template.data import Fold, TabularDataset
+    from ml_project_template.data.prepare import Prepared
+    from ml_project_template.models.base import TrainingReport
+    from ml_project_template.runs import Run, Tracker
+    from ml_project_template.training.reporting import Reporter
+
+__all__ = ["cross_validate", "fit_model", "make_tracker", "metric_of"]
+
+
+def fit_model(
+    cfg: DictConfig,
+    train_data: TabularDataset,
+    val_data: TabularDataset | None,
+    test_data: TabularDataset | None = None,
+    *,
+    tracker: Tracker,
+    reporters: Sequence[Reporter] = (),
+    **changes: Any,
+) -> TrainingReport:
+    """Train ``cfg.model`` on rows that are prepared already.
+
+    Args:
+        cfg: The configuration of the training.
+        train_data: Rows to learn from.
+        val_data: Rows to stop by and to choose the best weights by.
+        test_data: Rows to judge by at the end.
+        tracker: Where the run is kept.
+        reporters: Who else hears of each step of the fit.
+        **changes: What is to differ from the configuration: ``experiment_name``, ``run_name``,
+            ``model_path`` or ``seed``.
+
+    Returns:
+        The metrics, and where the model and the run are.
+    """
+    from ml_project_template.models.base import BaseModel
+
+    model = build(cfg.model, BaseModel, where="model")  # type: ignore[type-abstract]
+    settings = {
+        key: changes[key] if key in changes else cfg[key]
+        for key in ("experiment_name", "run_name", "model_path", "seed")
+    }
+    return model.train(
+        train_data=train_data,
+        val_data=val_data,
+        test_data=test_data,
+        save_model=cfg.save_model,
+        tracking=tracker,
+        # How a sweep went about it does not belong to what makes the model.
+        config={key: value for key, value in plain(cfg).items() if key != "sweep"},
+        storage_options=storage_options(cfg),
+        reporters=reporters,
+        **settings,
+        **(plain(cfg.get("training")) or {}),
+    )
+
+
+def cross_validate(
+    cfg: DictConfig,
+    folds: Sequence[Fold | Prepared],
+    *,
+    tracker: Tracker,
+    tracked: Run,
+    seeds: Sequence[int] = (),
+    progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
+) -> dict[str, float]:
+    """Train a configuration on each fold, in a run of its own below a run.
+
+    Args:
+        cfg: The configuration of the training.
+        folds: Prepared training and validation rows; one pair of them for repeated seeds alone.
+        tracker: Where the runs are kept.
+        tracked: The run they stand under.
+        seeds: Train each fold with each of these; none takes ``cfg.seed``.
+        progress: Called after each training with how many are done, how many there are, and the
+            means of the metrics so far.
+
+    Returns:
+        ``cv_<name>`` and ``cv_<name>_std`` for each metric ``val_<name>``.
+    """
+    from ml_project_template.training.cross_validation import summarize_folds
+
+    parts = list(itertools.product(enumerate(folds, start=1), seeds or [cfg.seed]))
+    found: list[dict[str, float]] = []
+    for (number, fold), seed in parts:
+        tags = {"fold": number, **({"seed": seed} if seeds else {})}
+        name = " ".join(f"{key} {value}" for key, value in tags.items())
+        report = fit_model(
+            cfg,
+            fold.train,
+            fold.val,
+            tracker=tracker.below(tracked, tags=tags, log_plots=False, log_models=False),
+            run_name=name,
+            model_path=None,
+            seed=seed,
+        )
+        found.append(report.metrics)
+        if progress is not None:
+            means = {
+                name: sum(metrics[name] for metrics in found) / len(found)
+                for name in report.metrics
+                if all(name in metrics for metrics in found)
+            }
+            progress(len(found), len(parts), means)
+    return summarize_folds(found)
+
+
+def make_tracker(cfg: DictConfig) -> Tracker:
+    """Make the tracker that ``cfg.tracking`` describes."""
+    from ml_project_template.tracking import DisabledTracker, MLflowTracker
+
+    settings = cfg.tracking
+    if not settings.enabled:
+        return DisabledTracker()
+    return MLflowTracker(
+        settings.uri,
+        parent_run_id=settings.parent_run_id,
+        tags=plain(settings.tags),
+        log_plots=settings.log_plots,
+        log_models=settings.log_models,
+    )
+
+
+def metric_of(metric: str, cv: int | None) -> str:
+    """Say under which name a run has a metric that is asked for.
+
+    Args:
+        metric: Such as ``val_loss``.
+        cv: The number of folds; None without cross-validation.
+
+    Returns:
+        The name; with cross-validation the mean over the folds takes the place of the validation
+        rows.
+    """
+    return metric.replace("val_", "cv_", 1) if cv is not None else metric

@@ -1,0 +1,44 @@
+"""Imported once, by the process that the workers of a sweep are forked from.
+
+It imports, in turn, what the workers will need, so that each of them has it from its first moment.
+Nothing here may start a thread or touch a device: a fork would not survive it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+
+__all__ = ["PRELOAD_VARIABLE"]
+
+PRELOAD_VARIABLE = "ML_PROJECT_PRELOAD"
+
+
+def _preload(names: list[str]) -> None:
+    # Collecting while modules are made finds nothing, and costs as much again as making them.
+    gc.disable()
+    try:
+        for name in names:
+            module_name, _, function = name.partition(":")
+            try:
+                found = importlib.import_module(module_name)
+                for attribute in function.split(".") if function else ():
+                    found = getattr(found, attribute)
+                if function:
+                    found()  # type: ignore[operator]
+            except Exception:  # noqa: S112 - whoever needs it tells what is wrong with it
+                continue
+    finally:
+        # What is imported stays: the collector of a worker need not look through it.
+        gc.freeze()
+        gc.enable()
+
+
+if PRELOAD_VARIABLE in os.environ:
+    _preload(json.loads(os.environ[PRELOAD_VARIABLE]))
+    # The process only forks: there is nothing to clean up at its end, and libraries whose modules
+    # were not collected would complain of that on the terminal.
+    atexit.register(os._exit, 0)

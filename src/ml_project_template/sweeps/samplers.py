@@ -1,0 +1,94 @@
+"""Optuna's samplers and pruners by name."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ml_project_template.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+__all__ = ["GRID", "PRUNERS", "SAMPLERS", "make_pruner", "make_sampler"]
+
+# No sampler of Optuna's: every combination is a trial of its own.
+GRID = "grid"
+
+SAMPLERS: Mapping[str, str] = {
+    "tpe": "TPESampler",
+    "random": "RandomSampler",
+    "cmaes": "CmaEsSampler",
+    "gp": "GPSampler",
+    "qmc": "QMCSampler",
+    "nsgaii": "NSGAIISampler",
+}
+
+PRUNERS: Mapping[str, str] = {
+    "none": "NopPruner",
+    "median": "MedianPruner",
+    "percentile": "PercentilePruner",
+    "halving": "SuccessiveHalvingPruner",
+    "hyperband": "HyperbandPruner",
+}
+
+# What differs from Optuna's own defaults: running trials count as poor ones, so that workers that
+# ask at the same time get different points.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"tpe": {"constant_liar": True}}
+
+
+def make_sampler(name: str, options: Mapping[str, Any], seed: int | None) -> BaseSampler:
+    """Make a sampler.
+
+    Args:
+        name: One of `SAMPLERS`.
+        options: Arguments of its class besides the seed.
+        seed: Makes its draws reproducible; None draws anew each time.
+
+    Raises:
+        ConfigError: An unknown name or option, or a value that the class refuses.
+    """
+    if name not in SAMPLERS:
+        raise ConfigError(f"sweep.sampler: {unknown('sampler', name, [GRID, *SAMPLERS])}")
+    import optuna
+
+    kind = getattr(optuna.samplers, SAMPLERS[name])
+    settings = {**_DEFAULTS.get(name, {}), **options, "seed": seed}
+    made: BaseSampler = _make(kind, settings, f"sweep.sampler_options.{name}")
+    return made
+
+
+def make_pruner(name: str, options: Mapping[str, Any]) -> BasePruner:
+    """Make a pruner.
+
+    Args:
+        name: One of `PRUNERS`.
+        options: Arguments of its class.
+
+    Raises:
+        ConfigError: An unknown name or option, or a value that the class refuses.
+    """
+    if name not in PRUNERS:
+        raise ConfigError(f"sweep.pruner: {unknown('pruner', name, PRUNERS)}")
+    import optuna
+
+    kind = getattr(optuna.pruners, PRUNERS[name])
+    made: BasePruner = _make(kind, options, f"sweep.pruner_options.{name}")
+    return made
+
+
+def _make(kind: Any, options: Mapping[str, Any], where: str) -> Any:
+    known = [name for name in inspect.signature(kind).parameters if name != "seed"]
+    for name in options:
+        if name not in (*known, "seed"):
+            raise ConfigError(f"{where}: {unknown(f'option of {kind.__name__}', name, known)}")
+    with warnings.catch_warnings():
+        # That an option is experimental is Optuna's word to those who write code with it.
+        warnings.simplefilter("ignore")
+        try:
+            return kind(**options)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{where}: {error}") from error

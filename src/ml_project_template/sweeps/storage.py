@@ -1,0 +1,275 @@
+"""Where studies are kept, and a lock that everybody who shares one can hold.
+
+A study is by default a file of its own, Optuna's journal, in a folder beside the runs: one line for
+each thing that happens, quick for some tens of processes. A database (``postgresql://``) serves
+many machines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ml_project_template.errors import SweepError
+from ml_project_template.tracking_address import sqlite_path
+from ml_project_template.utils.secrets import find_secrets, public_url, redact
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from optuna.storages import BaseStorage
+
+__all__ = ["DEFAULT_FOLDER", "StudyStore", "default_storage", "open_store"]
+
+DEFAULT_FOLDER = ".sweeps"
+
+_SUFFIX = ".journal"
+_LOCK_SECONDS = 300
+
+
+def default_storage(tracking_uri: str | None) -> str:
+    """Say where studies are kept by default: beside the database of the runs.
+
+    Args:
+        tracking_uri: Where runs are kept; None without tracking.
+
+    Returns:
+        A folder: beside a SQLite file, else in the present folder.
+    """
+    path = None if tracking_uri is None else sqlite_path(tracking_uri)
+    return str((Path.cwd() if path is None else path.parent) / DEFAULT_FOLDER)
+
+
+def open_store(address: str) -> StudyStore:
+    """Find the place where studies are kept.
+
+    Args:
+        address: A folder, or a database as Optuna takes it: ``sqlite:///studies.db``,
+            ``postgresql://user@host/name``.
+
+    Returns:
+        The place; nothing is written yet.
+    """
+    return DatabaseStore(address) if "://" in address else JournalStore(Path(address))
+
+
+class StudyStore(ABC):
+    """A place where studies are kept.
+
+    Attributes:
+        shown: Its address without credentials.
+    """
+
+    shown: str
+
+    @abstractmethod
+    def names(self) -> list[str]:
+        """List the studies that are there.
+
+        Raises:
+            SweepError: The place can't be read.
+        """
+
+    @abstractmethod
+    def open(self, name: str) -> BaseStorage:
+        """Open the storage of a study; it is made where it is not there yet.
+
+        Raises:
+            SweepError: The place can't be written.
+        """
+
+    @abstractmethod
+    def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Hold the lock of a study for a block; who dies in it frees it."""
+
+
+class JournalStore(StudyStore):
+    """A folder with a journal for each study.
+
+    Args:
+        folder: The folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.expanduser().absolute()
+        self.shown = str(folder)
+
+    def names(self) -> list[str]:
+        """List the studies that are there, the oldest first."""
+        if not self._folder.is_dir():
+            return []
+        found = [path for path in self._folder.glob(f"*{_SUFFIX}") if path.stat().st_size]
+        found.sort(key=lambda path: (path.stat().st_ctime_ns, path.name))
+        return [path.name.removesuffix(_SUFFIX) for path in found]
+
+    def open(self, name: str) -> BaseStorage:
+        """Open the journal of a study."""
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
+        path = self._folder / f"{name}{_SUFFIX}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            backend = JournalFileBackend(str(path), _journal_lock(path))
+            return JournalStorage(backend)
+        except OSError as error:
+            raise SweepError(f"sweep.storage: '{path}' can't be used: {error.strerror}") from error
+        except (ValueError, KeyError) as error:
+            raise SweepError(
+                f"sweep.storage: '{path}' is no journal of a study: {error}"
+            ) from error
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a file lock beside the journal."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with _flock(self._folder / f".{name}.claims.lock"):
+            yield
+
+
+class DatabaseStore(StudyStore):
+    """A database that holds any number of studies.
+
+    Args:
+        url: Its address.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.shown = public_url(url)
+        self._storage: Any = None
+
+    def names(self) -> list[str]:
+        """List the studies that are there, the oldest first."""
+        path = sqlite_path(self._url)
+        if path is not None and not path.is_file():
+            return []
+        with self._one_line():
+            studies = sorted(self.open("").get_all_studies(), key=lambda study: study._study_id)
+            return [study.study_name for study in studies]
+
+    def open(self, name: str) -> BaseStorage:  # noqa: ARG002 - one storage holds them all
+        """Open the database; its tables are made once, however many start at the same time."""
+        if self._storage is None:
+            from optuna.storages import RDBStorage
+
+            with self._one_line(), self.lock("tables"):
+                self._storage = RDBStorage(self._url, engine_kwargs={"pool_pre_ping": True})
+        return self._storage  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold an advisory lock of the database's own, which ends with the connection."""
+        path = sqlite_path(self._url)
+        if path is not None:
+            with _flock(path.with_name(f".{path.name}.claims.lock")):
+                yield
+            return
+        import sqlalchemy
+
+        with self._one_line():
+            engine = sqlalchemy.create_engine(self._url, poolclass=sqlalchemy.NullPool)
+            if engine.dialect.name not in _ADVISORY_LOCKS:
+                raise SweepError(
+                    f"sweep.storage: '{self.shown}' has no lock that workers could share. Use a "
+                    "folder, sqlite:///, postgresql:// or mysql://."
+                )
+            take, give = _ADVISORY_LOCKS[engine.dialect.name]
+            key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:7])
+            connection = engine.connect()
+            taken = connection.execute(sqlalchemy.text(take), {"key": str(key)}).scalar()
+            if taken == 0:
+                raise SweepError(f"sweep.storage: '{self.shown}' is held by somebody else.")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+                connection.execute(sqlalchemy.text(give), {"key": str(key)})
+            connection.close()
+            engine.dispose()
+
+    @contextlib.contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """Say in one line what is wrong with the database."""
+        from optuna.exceptions import StorageInternalError
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+        secrets = find_secrets({"url": self._url})
+        try:
+            yield
+        except (NoSuchModuleError, ArgumentError) as error:
+            raise SweepError(f"sweep.storage: '{self.shown}' is no database: {error}") from error
+        except ImportError as error:
+            raise SweepError(
+                f"sweep.storage: '{self.shown}' needs a driver: {str(error).splitlines()[0]} For "
+                "PostgreSQL: uv sync --extra postgresql"
+            ) from error
+        except (SQLAlchemyError, StorageInternalError) as error:
+            cause = getattr(error.__cause__ or error, "orig", None) or error
+            lines = str(cause).strip().splitlines() or [type(cause).__name__]
+            raise SweepError(
+                f"sweep.storage: '{self.shown}' can't be used: {redact(lines[0], secrets)}"
+            ) from error
+
+
+# How a dialect takes and gives back a lock that lives as long as its connection.
+_ADVISORY_LOCKS = {
+    "postgresql": (
+        "SELECT pg_advisory_lock(CAST(:key AS bigint))",
+        "SELECT pg_advisory_unlock(CAST(:key AS bigint))",
+    ),
+    "mysql": (f"SELECT GET_LOCK(:key, {_LOCK_SECONDS})", "SELECT RELEASE_LOCK(:key)"),
+    "mariadb": (f"SELECT GET_LOCK(:key, {_LOCK_SECONDS})", "SELECT RELEASE_LOCK(:key)"),
+}
+
+
+def _journal_lock(path: Path) -> Any:
+    """Make the lock under which lines are added to a journal.
+
+    Optuna's own locks are files whose presence is the lock: after a kill they stand in everybody's
+    way for half a minute. The system frees this one. Who takes it also cuts off a line that a
+    power cut or a full disk has left unfinished, so that the next one does not run into it.
+    """
+    from optuna.storages.journal._file import BaseJournalFileLock
+
+    class SystemLock(BaseJournalFileLock):
+        def __init__(self) -> None:
+            self._stack = contextlib.ExitStack()
+
+        def acquire(self) -> bool:
+            self._stack.enter_context(_flock(path.with_name(f".{path.name}.lock")))
+            _cut_torn_line(path)
+            return True
+
+        def release(self) -> None:
+            self._stack.close()
+
+    return SystemLock()
+
+
+def _cut_torn_line(path: Path) -> None:
+    with path.open("r+b") as journal:
+        size = journal.seek(0, os.SEEK_END)
+        if size == 0:
+            return
+        journal.seek(size - 1)
+        if journal.read(1) == b"\n":
+            return
+        journal.seek(0)
+        journal.truncate(journal.read().rfind(b"\n") + 1)
+
+
+@contextlib.contextmanager
+def _flock(path: Path) -> Iterator[None]:
+    """Hold the lock of a file; the system frees it when its holder dies."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

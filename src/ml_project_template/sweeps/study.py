@@ -1,0 +1,435 @@
+"""A study that any number of processes work on: each trial is claimed by one of them.
+
+A sweep of ``n_trials`` has as many *slots*. A slot is filled by a trial that has finished, was
+pruned or has failed by itself; a trial whose process was killed leaves it open, and the next one to
+come claims it with the same settings. Claims are made under a lock, so that no slot is filled
+twice, and the end of a trial is one write to the storage: it counts from there on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ml_project_template.errors import SweepError
+from ml_project_template.sweeps.results import Objective, SweepResults
+from ml_project_template.sweeps.results import Trial as TrialResult
+from ml_project_template.sweeps.samplers import GRID, make_pruner, make_sampler
+from ml_project_template.sweeps.storage import StudyStore, open_store
+from ml_project_template.utils.processes import ProcessId, this_process
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.trial import FrozenTrial
+
+__all__ = ["Claim", "StudySettings", "SupersededError", "SweepStudy", "read_results"]
+
+_logger = logging.getLogger(__name__)
+
+# How often a trial may take the process that runs it down before it counts as failed.
+_MOST_DEATHS = 3
+# Beats of a heart that may be missed before its owner, on another machine, is taken for dead.
+_MISSED_BEATS = 4
+# Past this many steps a fit is reported about as often all the same: a report is a write to disk.
+_REPORTS = 25
+
+
+class SupersededError(SweepError):
+    """The trial was taken for dead and given to somebody else: its result does not count."""
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """What makes a study, as plain values: workers are sent it.
+
+    Attributes:
+        name: Its name in the storage.
+        storage: Where it is kept, as for `open_store`.
+        objectives: What trials are compared by.
+        distributions: Override key to what it may be.
+        n_trials: How many trials it is to have, whoever runs them.
+        combinations: The points of a grid, one for each trial; None lets the sampler choose.
+        sampler: One of ``samplers.SAMPLERS``, or ``grid``.
+        sampler_options: Arguments of its class.
+        pruner: One of ``samplers.PRUNERS``.
+        pruner_options: Arguments of its class.
+        seed: Of the sampler: draws depend on it, on the trial's number and on what came before.
+        heartbeat: Seconds between two signs of life of a running trial.
+    """
+
+    name: str
+    storage: str
+    objectives: tuple[Objective, ...]
+    distributions: Mapping[str, BaseDistribution]
+    n_trials: int
+    combinations: tuple[Mapping[str, Any], ...] | None = None
+    sampler: str = "tpe"
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    pruner: str = "none"
+    pruner_options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    heartbeat: float = 15.0
+
+
+@dataclass
+class Claim:
+    """A trial that is this process's to run.
+
+    Attributes:
+        trial: Optuna's trial.
+        number: Its number in the study.
+        params: Override key to the value that is tried.
+    """
+
+    trial: optuna.Trial
+    number: int
+    params: dict[str, Any]
+
+
+class SweepStudy:
+    """A study as a process sees it; see the module's text.
+
+    Args:
+        settings: What makes it.
+        boss: The process that watches over this one, if another.
+    """
+
+    def __init__(self, settings: StudySettings, *, boss: ProcessId | None = None) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.settings = settings
+        self.store: StudyStore = open_store(settings.storage)
+        self._me = this_process()
+        self._boss = boss or self._me
+        # Trial number to the last sign of life that was seen, and when.
+        self._pulse: dict[int, tuple[Any, float]] = {}
+        storage = self.store.open(settings.name)
+        self._storage = storage
+        with self.locked():
+            self.optuna: optuna.Study = optuna.create_study(
+                study_name=settings.name,
+                storage=storage,
+                directions=[objective.direction for objective in settings.objectives],
+                pruner=make_pruner(settings.pruner, settings.pruner_options),
+                load_if_exists=True,
+            )
+        if settings.sampler != GRID:
+            # Wrong options are told now, not by the first worker.
+            self.optuna.sampler = self._sampler(0)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the study's lock for a block."""
+        with self.store.lock(self.settings.name):
+            yield
+
+    # ---- facts about the whole study, set once
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Read a fact about the study."""
+        return self.optuna.user_attrs.get(key, default)
+
+    def set(self, key: str, value: Any) -> None:
+        """Write a fact about the study, as plain JSON."""
+        self.optuna.set_user_attr(key, value)
+
+    # ---- claiming
+
+    def claim(self) -> Claim | None:
+        """Take the next trial.
+
+        Returns:
+            The trial; None where nothing is free now: look at `is_done` whether to wait.
+
+        Raises:
+            SweepError: The storage can't be used.
+        """
+        with self.locked(), _quiet():
+            trials = self._settle()
+            if not any(trial.state.name == "WAITING" for trial in trials):
+                slot = self._open_slot(trials)
+                if slot is None:
+                    return None
+                self.optuna.enqueue_trial(
+                    self._point(slot, trials),
+                    user_attrs={"slot": slot, "deaths": _deaths(slot, trials)},
+                )
+            self.optuna.sampler = self._sampler(len(trials))
+            trial = self.optuna.ask(dict(self.settings.distributions))
+            if "slot" not in trial.user_attrs:
+                # Somebody put a point of their own into the queue.
+                slot = self._open_slot([t for t in trials if t.number != trial.number])
+                trial.set_user_attr("slot", trial.number if slot is None else slot)
+            claim = {"owner": self._me.to_dict(), "boss": self._boss.to_dict()}
+            trial.set_user_attr("claim", claim)
+        return Claim(trial, trial.number, dict(trial.params))
+
+    def is_done(self) -> bool:
+        """Say whether every slot is filled by a trial that has ended."""
+        trials = self._trials()
+        ended = {_slot(t) for t in trials if _counts(t) and t.state.is_finished()}
+        return len(ended & set(range(self.settings.n_trials))) == self.settings.n_trials
+
+    def others_at_work(self) -> bool:
+        """Say whether a trial is run by a process that belongs to somebody else."""
+        running = [t for t in self._trials() if t.state.name == "RUNNING"]
+        return any(_process(t, "boss") != self._boss and not self._is_dead(t) for t in running)
+
+    # ---- how a trial ends
+
+    def complete(self, claim: Claim, values: tuple[float, ...], **facts: Any) -> None:
+        """Record the result of a trial: from here on it counts.
+
+        Args:
+            claim: The trial.
+            values: The objectives' values, finite.
+            facts: What else is known of it, such as ``metrics`` and ``model_path``.
+
+        Raises:
+            SupersededError: Somebody else has been given the trial.
+        """
+        self._end(claim, "COMPLETE", {"facts": facts}, values)
+
+    def prune(self, claim: Claim, **facts: Any) -> None:
+        """Record that a trial was ended early because it did worse than others."""
+        self._end(claim, "PRUNED", {"facts": facts})
+
+    def fail(self, claim: Claim, error: str, **facts: Any) -> None:
+        """Record that a trial has failed by itself: it is not run again."""
+        self._end(claim, "FAIL", {"facts": {"error": error, **facts}})
+
+    def give_back(self, claim: Claim) -> None:
+        """Leave a trial to whoever comes next: its process was asked to stop."""
+        self._end(claim, "FAIL", {"cut_off": True})
+
+    @contextmanager
+    def alive(self, claim: Claim) -> Iterator[None]:
+        """Give signs of life for a trial while a block runs."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(self.settings.heartbeat):
+                try:
+                    claim.trial.set_user_attr("beat", time.time())
+                except Exception as error:
+                    # It ended meanwhile, or the storage is away for a moment: the next one tells.
+                    _logger.debug("no sign of life for trial %d: %s", claim.number, error)
+
+        thread = threading.Thread(target=beat, name=f"trial-{claim.number}-alive", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def report(self, claim: Claim, step: int, value: float, total: int | None) -> bool:
+        """Tell how a trial does, for pruning.
+
+        Args:
+            claim: The trial.
+            step: The epoch or boosting stage, counted from 1.
+            value: The objective's value there.
+            total: How many steps there will be at most.
+
+        Returns:
+            Whether the trial is to be pruned.
+        """
+        if step > 1 and step % max(1, (total or 0) // _REPORTS):
+            return False
+        claim.trial.report(value, step)
+        return claim.trial.should_prune()
+
+    @property
+    def prunes(self) -> bool:
+        """Whether trials are to report: Optuna can't prune by several objectives."""
+        return self.settings.pruner != "none" and len(self.settings.objectives) == 1
+
+    def trial_states(self) -> dict[int, str]:
+        """Say what became of each trial: its number to its state, or ``cut off``."""
+        return {t.number: _result(t).state if _counts(t) else "cut off" for t in self._trials()}
+
+    def results(self) -> SweepResults:
+        """Read what the study has found so far."""
+        trials = [_result(t) for t in self._trials() if _counts(t)]
+        return SweepResults(
+            name=self.settings.name,
+            objectives=self.settings.objectives,
+            trials=tuple(trials),
+            n_trials=self.settings.n_trials,
+        )
+
+    # ---- inside
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.optuna.get_trials(deepcopy=False)
+
+    def _settle(self) -> list[FrozenTrial]:
+        """End the trials whose processes are gone; the lock is held."""
+        from optuna.trial import TrialState
+
+        for trial in self._trials():
+            if trial.state.name != "RUNNING" or not self._is_dead(trial):
+                continue
+            boss = _process(trial, "boss")
+            # Where the whole sweep was killed, the trial is not to blame.
+            to_blame = boss is not None and boss.is_alive() is True
+            deaths = trial.user_attrs.get("deaths", 0) + int(to_blame)
+            self._storage.set_trial_user_attr(trial._trial_id, "deaths", deaths)
+            if deaths >= _MOST_DEATHS:
+                error = f"the process that ran it was killed {deaths} times: is memory too small?"
+                self._storage.set_trial_user_attr(trial._trial_id, "facts", {"error": error})
+            else:
+                self._storage.set_trial_user_attr(trial._trial_id, "cut_off", True)
+            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+        return self._trials()
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        """Say whether nobody runs a trial any more."""
+        owner = _process(trial, "owner")
+        # It is claimed under the lock, so one without an owner was claimed by a process that died.
+        alive = False if owner is None else owner.is_alive()
+        if alive is not None:
+            return not alive
+        # The clocks of two machines differ: what counts is how long its heart was still, by ours.
+        beat, now = trial.user_attrs.get("beat"), time.monotonic()
+        seen = self._pulse.get(trial.number)
+        if seen is None or seen[0] != beat:
+            self._pulse[trial.number] = (beat, now)
+            return False
+        return now - seen[1] > self.settings.heartbeat * _MISSED_BEATS
+
+    def _open_slot(self, trials: list[FrozenTrial]) -> int | None:
+        """Find the first slot that no trial fills or is about to."""
+        taken = {_slot(trial) for trial in trials if _counts(trial)}
+        return next((slot for slot in range(self.settings.n_trials) if slot not in taken), None)
+
+    def _point(self, slot: int, trials: list[FrozenTrial]) -> dict[str, Any]:
+        """Say what is fixed for a slot: its combination, or what was cut off there."""
+        if self.settings.combinations is not None:
+            return dict(self.settings.combinations[slot])
+        before = [trial for trial in trials if _slot(trial) == slot]
+        return dict(before[-1].params) if before else {}
+
+    def _sampler(self, number: int) -> Any:
+        if self.settings.sampler == GRID:
+            return make_sampler("random", {}, 0)
+        # By its number, so that workers that ask at once draw differently, and a study that is gone
+        # on with draws as one that was never interrupted.
+        seed = None if self.settings.seed is None else (self.settings.seed * 1_000_003 + number)
+        options = self.settings.sampler_options
+        return make_sampler(self.settings.sampler, options, None if seed is None else seed % 2**32)
+
+    def _end(
+        self,
+        claim: Claim,
+        state: str,
+        facts: Mapping[str, Any],
+        values: tuple[float, ...] | None = None,
+    ) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
+        from optuna.trial import TrialState
+
+        try:
+            # Before the state: what has ended can't be changed any more.
+            for key, value in facts.items():
+                claim.trial.set_user_attr(key, value)
+            with _quiet():
+                self.optuna.tell(claim.trial, values, TrialState[state])
+        except (UpdateFinishedTrialError, ValueError):
+            raise SupersededError(
+                f"trial {claim.number} was taken for dead and given to somebody else."
+            ) from None
+
+
+def read_results(store: StudyStore, name: str) -> tuple[SweepResults, dict[str, Any], Any]:
+    """Look at a study that is there, without working on it.
+
+    Args:
+        store: Where it is kept.
+        name: Its name.
+
+    Returns:
+        Its results, the facts about it, and Optuna's study.
+
+    Raises:
+        SweepError: There is no such study, or none of a sweep.
+    """
+    import optuna
+
+    from ml_project_template.errors import unknown
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    names = store.names()
+    if name not in names:
+        raise SweepError(f"study: {unknown('study', name, names)}")
+    study = optuna.load_study(study_name=name, storage=store.open(name))
+    facts = study.user_attrs
+    metrics = facts.get("metrics")
+    if not isinstance(metrics, list) or len(metrics) != len(study.directions):
+        metrics = [f"value_{place}" for place, _ in enumerate(study.directions)]
+    results = SweepResults(
+        name=name,
+        objectives=tuple(
+            Objective(metric, "minimize" if direction.name == "MINIMIZE" else "maximize")
+            for metric, direction in zip(metrics, study.directions, strict=True)
+        ),
+        trials=tuple(_result(t) for t in study.get_trials(deepcopy=False) if _counts(t)),
+        n_trials=facts.get("n_trials", len(study.trials)),
+    )
+    return results, facts, study
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Say whether a trial fills its slot; one that was cut off does not."""
+    return not trial.user_attrs.get("cut_off", False)
+
+
+def _slot(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs.get("slot", trial.number))
+
+
+def _deaths(slot: int, trials: list[FrozenTrial]) -> int:
+    return max((t.user_attrs.get("deaths", 0) for t in trials if _slot(t) == slot), default=0)
+
+
+def _process(trial: FrozenTrial, role: str) -> ProcessId | None:
+    state = trial.user_attrs.get("claim", {}).get(role)
+    return None if state is None else ProcessId.from_dict(state)
+
+
+def _result(trial: FrozenTrial) -> TrialResult:
+    facts = trial.user_attrs.get("facts", {})
+    states = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running"}
+    duration = trial.duration
+    return TrialResult(
+        number=trial.number,
+        state=states.get(trial.state.name, "waiting"),  # type: ignore[arg-type]
+        params=dict(trial.params),
+        values=None if trial.state.name != "COMPLETE" else tuple(trial.values),
+        metrics=facts.get("metrics", {}),
+        intermediate=dict(trial.intermediate_values),
+        error=facts.get("error"),
+        overrides=tuple(facts.get("overrides", ())),
+        seconds=None if duration is None else duration.total_seconds(),
+        started=trial.datetime_start,
+        model_path=facts.get("model_path"),
+        output_dir=facts.get("output_dir"),
+        run_id=facts.get("run_id"),
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Optuna's warnings to its callers from the users of a sweep."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,165 @@
+"""What a worker of a sweep does: claim a trial, run it, tell how it ended; until none is left."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_project_template.errors import SweepError, unknown
+from ml_project_template.sweeps.study import Claim, SupersededError, SweepStudy
+from ml_project_template.utils.secrets import find_secrets, redact
+from ml_project_template.utils.signals import was_stopped
+
+__all__ = ["Pruned", "RunTrial", "TrialContext", "work"]
+
+_logger = logging.getLogger(__name__)
+
+# Between two looks whether a trial of somebody else has been given up.
+_POLL_SECONDS = 0.5
+_ERROR_LENGTH = 500
+
+
+class Pruned(Exception):  # noqa: N818 - it ends a fit early, nothing went wrong
+    """Raised inside of a fit: the trial does worse than others, and is not worth going on with."""
+
+    def __init__(self, step: int, value: float) -> None:
+        super().__init__(f"pruned at step {step} with {value:.6g}")
+        self.step = step
+
+
+class TrialContext:
+    """A trial as the code that runs it sees it; also a reporter for its fit.
+
+    Attributes:
+        number: Its number in the study.
+        params: Override key to the value that is tried.
+    """
+
+    def __init__(self, study: SweepStudy, claim: Claim) -> None:
+        self._study = study
+        self._claim = claim
+        self._metric = study.settings.objectives[0].metric
+        self._warned = False
+        self._facts: dict[str, Any] = {}
+        self.number = claim.number
+        self.params = claim.params
+        self.ended = False
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the fit should report here."""
+        return self._study.prunes
+
+    def note(self, **facts: Any) -> None:
+        """Keep what is known of the trial, such as its ``run_id``, for whatever end it comes to."""
+        self._facts |= facts
+
+    def report(self, step: int, metrics: Mapping[str, float], total: int | None) -> None:
+        """Take the numbers of one step of the fit.
+
+        Raises:
+            Pruned: The trial does worse than others.
+        """
+        value = metrics.get(self._metric)
+        if value is None:
+            if not self._warned:
+                _logger.warning(
+                    "%s is not reported during the fit (%s are): nothing can be pruned by it.",
+                    *(self._metric, ", ".join(metrics)),
+                )
+                self._warned = True
+            return
+        if self._study.report(self._claim, step, value, total):
+            raise Pruned(step, value)
+
+    def complete(self, metrics: Mapping[str, float], **facts: Any) -> tuple[float, ...]:
+        """Record the result: from here on the trial counts.
+
+        Args:
+            metrics: All final metrics of the run.
+            facts: What else is known, such as ``model_path``.
+
+        Returns:
+            The values of the objectives.
+
+        Raises:
+            SweepError: An objective is not among the metrics, or no finite number.
+            SupersededError: Somebody else has been given the trial meanwhile.
+        """
+        values = []
+        for objective in self._study.settings.objectives:
+            value = metrics.get(objective.metric)
+            if value is None:
+                raise SweepError(f"sweep.metric: {unknown('metric', objective.metric, metrics)}")
+            if not math.isfinite(value):
+                raise SweepError(f"{objective.metric} is {value}.")
+            values.append(float(value))
+        self._study.complete(
+            self._claim, tuple(values), metrics=dict(metrics), **self._facts, **facts
+        )
+        self.ended = True
+        return tuple(values)
+
+    def prune(self) -> None:
+        """Record that the trial was ended early."""
+        self._study.prune(self._claim, **self._facts)
+        self.ended = True
+
+    def fail(self, error: BaseException) -> None:
+        """Record that the trial has failed by itself."""
+        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        kind = "" if isinstance(error, ValueError) and first else f"{type(error).__name__}: "
+        text = redact(f"{kind}{first}", find_secrets(None))[:_ERROR_LENGTH]
+        self._study.fail(self._claim, text, **self._facts)
+        self.ended = True
+
+
+RunTrial = Callable[[TrialContext], None]
+
+
+def work(study: SweepStudy, run_trial: RunTrial) -> int:
+    """Run trials until the study has all of its own.
+
+    An error in a trial ends that trial alone. While others still run trials of the study, this
+    waits, for one of them may be cut off and have to be run again.
+
+    Args:
+        study: The study.
+        run_trial: Runs a trial. It calls ``complete`` or ``prune`` of its context, or raises.
+
+    Returns:
+        How many trials were run here.
+
+    Raises:
+        SweepError: The storage can't be used.
+    """
+    done = 0
+    while True:
+        claim = study.claim()
+        if claim is None:
+            if study.is_done():
+                return done
+            time.sleep(_POLL_SECONDS)
+            continue
+        context = TrialContext(study, claim)
+        try:
+            with study.alive(claim):
+                run_trial(context)
+            assert context.ended, "a trial must be completed, pruned or failed"
+        except SupersededError as error:
+            _logger.warning("%s", error)
+        except Exception as error:
+            _logger.debug("trial %d failed", claim.number, exc_info=True)
+            if not context.ended:
+                context.fail(error)
+        except BaseException as error:
+            if not context.ended:
+                if was_stopped(error):
+                    study.give_back(claim)
+                else:
+                    context.fail(error)
+            raise
+        done += 1
