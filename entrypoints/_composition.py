@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import (
     ConfigCompositionException,
     HydraException,
@@ -91,6 +92,8 @@ def composition_problems(
     """
     parsed = get_args_parser().parse_intermixed_args(list(arguments))
     config_name = parsed.config_name or config_name
+    if parsed.multirun:
+        parsed.overrides = [_single(override) for override in parsed.overrides]
     good: list[str] = []
     problems = []
     cfg = compose_config(config_name, config_dir=parsed.config_dir)
@@ -102,6 +105,17 @@ def composition_problems(
         else:
             good.append(override)
     return problems, cfg
+
+
+def _single(text: str) -> str:
+    """Give the first of the values that an override of a sweep tries."""
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException:
+        return text
+    if not override.is_sweep_override() or override.is_interval_sweep():
+        return text
+    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
 def _chooses_no_group(override: str) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from entrypoints._summary import command, facts, model_commands, where_to_look
 from entrypoints._trial import group_choices, trial_config
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from ml_project_template.sweeps.results import SweepResults, Trial
     from ml_project_template.sweeps.study import SweepStudy
 
-__all__ = ["Progress", "experiment_yaml", "finish", "introduce"]
+__all__ = ["Progress", "best_facts", "experiment_yaml", "finish", "introduce"]
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +47,18 @@ def introduce(plan: Plan, study: SweepStudy) -> None:
         f"the {'lower' if goal.direction == 'minimize' else 'higher'} {goal.metric}"
         for goal in plan.objectives
     )
+    launcher = HydraConfig.get().runtime.choices["hydra/launcher"]
     workers = plan.options.n_jobs
     how = f"{workers} worker{'' if workers == 1 else 's'}" if workers else "in this process"
+    if launcher != "basic":
+        how = f"launched by {launcher}"
     log.info(
         "Sweep: %d trials by %s, %s; %s the better",
         *(plan.n_trials, plan.options.sampler, how, goals),
     )
-    done = [trial for trial in study.results().trials if trial.seconds is not None]
+    if plan.options.pruner != "none" and not study.prunes:
+        log.info("Sweep: nothing is pruned: there are several metrics to compare by")
+    done = _ended(study.results())
     state = f", {len(done)} of {plan.n_trials} trials done before" if done else ""
     log.info("Sweep: study %s in %s%s", study.settings.name, study.store.shown, state)
 
@@ -192,6 +199,8 @@ def _refit(
     from entrypoints.preprocess import preprocess
 
     task = trial_config(cfg)
+    with open_dict(task):
+        task.model_path = target
     data = preprocess(task)
     report = fit_model(
         task,
@@ -201,7 +210,6 @@ def _refit(
         tracker=tracker.below(parent, tags={"refit_of_trial": best.number}),
         experiment_name=_experiment_name(plan),
         run_name="best",
-        model_path=target,
         seed=plan.seeds[0] if plan.seeds else task.seed,
     )
     parent.log_metrics(report.metrics)
@@ -325,11 +333,7 @@ def _summary(
 ) -> str:
     cfg = trial_config(next(iter(plan.recipe.bases.values())))
     folder = Path(told["folder"])
-    rows = []
-    best = results.best
-    if best is not None and best.values is not None:
-        goal = results.objectives[0]
-        rows.append(("best", f"trial {best.number}: {goal.metric} {best.values[0]:.4f}"))
+    rows = best_facts(results)
     if told["model"] is not None:
         rows.append(("model", told["model"]))
     if parent.id is not None:
@@ -337,7 +341,7 @@ def _summary(
     rows.append(("report", f"{folder / 'sweep.html'}, results.csv"))
     rows.append(("study", f"{results.name} in {study.store.shown}"))
     steps = where_to_look(parent.id, parent.experiment_id, cfg)
-    if best is not None:
+    if results.best is not None:
         own = [
             word
             for source in config.hydra.runtime.config_sources
@@ -353,7 +357,7 @@ def _summary(
     return "\n".join(
         [
             "",
-            results_table(results),
+            results_table(results, width=terminal_width()),
             *(["", failures] if failures else []),
             "",
             *facts(rows),
@@ -361,6 +365,21 @@ def _summary(
             *facts(steps),
         ]
     )
+
+
+def terminal_width() -> int | None:
+    """Say how wide lines may be; None where they go to a file, which loses nothing."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def best_facts(results: SweepResults) -> list[tuple[str, str]]:
+    """Say which trial is the best, and by what settings; nothing where none is."""
+    best = results.best
+    if best is None or best.values is None:
+        return []
+    metric = results.objectives[0].metric
+    rows = [("best", f"trial {best.number}: {metric} {best.values[0]:.4g}")]
+    return [*rows, ("with", " ".join(best.overrides))] if best.overrides else rows
 
 
 def _ended(results: SweepResults) -> list[Trial]:
@@ -373,6 +392,8 @@ def _standing(results: SweepResults) -> str:
     best = results.best
     if best is not None and best.values is not None:
         parts.append(f"best {results.objectives[0].metric} {best.values[0]:.4g} by {best.number}")
+    elif results.complete:
+        parts.append(f"{len(results.pareto())} Pareto-optimal")
     for name in ("pruned", "failed"):
         count = len(getattr(results, name))
         if count:

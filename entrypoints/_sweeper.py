@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -24,9 +24,11 @@ from ml_project_template.utils.signals import was_stopped
 
 if TYPE_CHECKING:
     from entrypoints._plan import Plan
+    from entrypoints._report import Progress
     from entrypoints._trial import TrialRunner
     from ml_project_template.runs import Run, Tracker
     from ml_project_template.sweeps.study import Claim, SweepStudy
+    from ml_project_template.sweeps.worker import RunTrial, TrialContext
 
 __all__ = ["ProjectSweeper"]
 
@@ -98,7 +100,12 @@ def _run(plan: Plan, config: DictConfig, context: HydraContext, task: TaskFuncti
         )
         _settle_children(tracker, parent, study)
         if not study.is_done():
-            _work(plan, study, runner, config, context, task, parent, folder)
+            try:
+                _work(plan, study, runner, config, context, task, tracker, parent, folder)
+            except BaseException as error:
+                if was_stopped(error):
+                    log.info("Sweep: stopped; the same command goes on where it is now")
+                raise
         _settle_children(tracker, parent, study)
         with study.locked():
             summary = finish(plan, study, config, tracker=tracker, parent=parent, folder=folder)
@@ -260,6 +267,7 @@ def _work(
     config: DictConfig,
     context: HydraContext,
     task: TaskFunction,
+    tracker: Tracker,
     parent: Run,
     folder: Path,
 ) -> None:
@@ -271,7 +279,7 @@ def _work(
             launcher = Plugins.instance().instantiate_launcher(
                 config=config, hydra_context=context, task_function=task
             )
-            _launch(plan, study, runner, launcher, progress)
+            _launch(plan, study, runner, launcher, tracker, progress)
         elif plan.options.n_jobs == 0:
             from ml_project_template.sweeps.worker import work
 
@@ -295,8 +303,8 @@ def _has_launcher(config: DictConfig) -> bool:
     return bool(config.hydra.runtime.choices["hydra/launcher"] != "basic")
 
 
-def _told(runner: TrialRunner, progress: Any) -> Any:
-    def run(trial: Any) -> None:
+def _told(runner: TrialRunner, progress: Progress) -> RunTrial:
+    def run(trial: TrialContext) -> None:
         try:
             runner(trial)
         finally:
@@ -314,7 +322,12 @@ def _preload(plan: Plan, *, tracked: bool) -> list[str]:
 
 
 def _launch(
-    plan: Plan, study: SweepStudy, runner: TrialRunner, launcher: Launcher, progress: Any
+    plan: Plan,
+    study: SweepStudy,
+    runner: TrialRunner,
+    launcher: Launcher,
+    tracker: Tracker,
+    progress: Progress,
 ) -> None:
     """Have another launcher of Hydra's run the trials, in the batches that it takes them in."""
     from ml_project_template.sweeps.worker import TrialContext
@@ -340,19 +353,30 @@ def _launch(
                     study.give_back(claim)
                 raise
         for trial, returned in zip(trials, returns, strict=True):
-            _record(plan, trial, returned)
+            _record(plan, trial, returned, tracker, runner)
         progress.look()
 
 
-def _record(plan: Plan, trial: Any, returned: Any) -> None:
-    """Record what a launcher says of a job."""
+def _record(
+    plan: Plan, trial: TrialContext, returned: JobReturn, tracker: Tracker, runner: TrialRunner
+) -> None:
+    """Record what a launcher says of a job, and what its run holds."""
+    from entrypoints._trial import TRIAL_TAG
+    from ml_project_template.tracking import PARENT_TAG, MLflowTracker
+
+    metrics: dict[str, float] = {}
+    if isinstance(tracker, MLflowTracker) and runner.parent_run_id is not None:
+        tags = {PARENT_TAG: runner.parent_run_id, TRIAL_TAG: str(trial.number)}
+        run_id = tracker.find_run(runner.experiment_name, tags)
+        if run_id is not None:
+            metrics = tracker.final_metrics(run_id)
+            trial.note(run_id=run_id)
     try:
-        if returned.status is not JobStatus.COMPLETED:
-            _ = returned.return_value
+        # Raises what the job has raised.
         value = returned.return_value
         values = value if isinstance(value, list) else [value]
         names = [objective.metric for objective in plan.objectives]
-        metrics = {name: v for name, v in zip(names, values, strict=True) if v is not None}
-        trial.complete(metrics)
+        found = {name: v for name, v in zip(names, values, strict=True) if v is not None}
+        trial.complete({**metrics, **found})
     except Exception as error:
         trial.fail(error)

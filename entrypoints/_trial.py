@@ -162,17 +162,13 @@ class TrialRunner:
             output_dir=f"{cfg.hydra.sweep.dir}/{trial.number}",
             model_path=path,
         )
-        parent = [] if self.parent_run_id is None else [f"parent_run_id={self.parent_run_id}"]
-        settings = [
-            *parent,
-            f"tags={{{TRIAL_TAG}:{trial.number}}}",
-            f"log_plots={str(self.log_plots).lower()}",
-            f"log_models={str(self.log_models).lower()}",
-        ]
         quoted = "null" if path is None else "'" + path.replace("'", "\\'") + "'"
         return [
             *cfg.hydra.overrides.task,
-            *(f"tracking.{setting}" for setting in settings),
+            f"tracking.parent_run_id={self.parent_run_id or 'null'}",
+            f"+tracking.tags.{TRIAL_TAG}={trial.number}",
+            override_text("tracking.log_plots", self.log_plots),
+            override_text("tracking.log_models", self.log_models),
             f"experiment_name='{self.experiment_name}'",
             f"model_path={quoted}",
             f"hydra.sweep.subdir='{trial.number}'",
@@ -233,7 +229,7 @@ class TrialRunner:
         metrics = cross_validate(
             cfg,
             [self._prepared(cfg)] if cfg.cv is None else self._folds(cfg),
-            tracker=tracker,
+            tracker=make_tracker(cfg),
             tracked=tracked,
             seeds=self.seeds,
             progress=progress,

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.postgresql"]
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # The machine's settings must not change what the tests see, nor may a test write to its services.

@@ -22,6 +22,7 @@ import pytest
 from ml_project_template import artifacts
 from ml_project_template.artifacts import (
     check_target,
+    copy_model_directory,
     load_estimator,
     load_tensors,
     open_model_directory,
@@ -1053,3 +1054,75 @@ def test_a_target_below_a_file_is_told_beforehand(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match="can't be written"):
         check_target(str(tmp_path / "file" / "model"))
+
+
+def contents(place: str) -> dict[str, bytes]:
+    """Read the files of a directory, local or remote."""
+    return {name: io.read_bytes(io.join(place, name)) for name in io.list_files(place)}
+
+
+@pytest.mark.parametrize("way", ["local to local", "local to remote", "remote to local"])
+def test_a_copy_is_the_same_to_the_bit(way: str, tmp_path: Path, remote: str) -> None:
+    start, _, end = way.split()
+    places = {"local": str(tmp_path / "deep" / "down" / "y"), "remote": f"{remote}/copy"}
+    source, target = str(tmp_path / "x") if start == "local" else remote, places[end]
+    write_model_directory(source, model(3))
+    assert copy_model_directory(source, target) == target
+    assert contents(target) == contents(source)
+    assert number_of(target) == number_of(source) == 3
+    if end == "local":
+        assert [entry.name for entry in Path(target).parent.iterdir()] == ["y"]
+
+
+@pytest.mark.parametrize("where", ["local", "remote"])
+def test_a_copy_replaces_an_older_model_with_nothing_of_it_left(
+    where: str, path: Path, tmp_path: Path, remote: str
+) -> None:
+    target = str(tmp_path / "y") if where == "local" else remote
+
+    def bigger(directory: Path) -> None:
+        model(1)(directory)
+        (directory / "metadata.json").write_text("{}")
+
+    write_model_directory(target, bigger)
+    copy_model_directory(str(path), target)
+    assert number_of(target) == 7
+    assert contents(target) == contents(str(path))
+
+
+def test_a_model_copied_onto_itself_stays(path: Path) -> None:
+    before = contents(str(path))
+    copy_model_directory(str(path), str(path))
+    assert contents(str(path)) == before
+
+
+@pytest.mark.parametrize("damage", ["weights", "missing", "manifest", "added", "none"])
+def test_a_damaged_model_is_not_copied_and_the_target_stays(
+    damage: str, path: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "y"
+    write_model_directory(target, model(1))
+    if damage == "weights":
+        (path / "weights.safetensors").write_bytes(b"8" * 20_000)
+    elif damage == "missing":
+        (path / "config.json").unlink()
+    elif damage == "manifest":
+        (path / "manifest.json").write_text("{")
+    elif damage == "added":
+        (path / "more.json").write_text("{}")
+    else:
+        path = tmp_path / "nowhere"
+    with pytest.raises(ArtifactError, match=str(path)) as caught:
+        copy_model_directory(str(path), str(target))
+    assert "\n" not in str(caught.value)
+    assert number_of(target) == 1
+    with pytest.raises(ArtifactError):
+        copy_model_directory(str(path), str(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_copy_does_not_replace_what_is_no_model(path: Path, tmp_path: Path) -> None:
+    write_foreign(str(tmp_path / "mine"), {"notes.txt": "keep me"})
+    with pytest.raises(ArtifactError, match=r"holds 'notes\.txt'"):
+        copy_model_directory(str(path), str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "keep me"

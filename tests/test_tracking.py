@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -952,3 +953,343 @@ def test_ctrl_c_while_a_finished_run_is_closed_does_not_leave_it_running(
     with pytest.raises(KeyboardInterrupt), MLflowTracker(store).start_run(experiment_name="x") as r:
         run_id = r.id
     assert stored_run(store, run_id or "").info.status == "KILLED"
+
+
+def test_runs_below_a_run_have_its_id_and_the_tags_of_both(store: str) -> None:
+    above = MLflowTracker(store, tags={"team": "blue", "fold": "none"})
+    with above.start_run(experiment_name="x") as parent:
+        below = above.below(parent, tags={"fold": 1, "empty": None})
+        with below.start_run(experiment_name="x") as child:
+            pass
+    tags = stored_run(store, child.id).data.tags
+    assert tags["mlflow.parentRunId"] == parent.id
+    assert (tags["team"], tags["fold"]) == ("blue", "1")
+    assert "empty" not in tags
+    of_parent = stored_run(store, parent.id).data.tags
+    assert "mlflow.parentRunId" not in of_parent
+    assert of_parent["fold"] == "none"
+
+
+@pytest.mark.parametrize("above", itertools.product([True, False], repeat=2))
+def test_what_is_off_stays_off_in_the_runs_below(above: tuple[bool, bool], store: str) -> None:
+    tracker = MLflowTracker(store, log_plots=above[0], log_models=above[1])
+    with tracker.start_run(experiment_name="x") as parent:
+        assert (parent.wants_plots, parent.wants_model) == above
+        for below in itertools.product([True, False], repeat=2):
+            under = tracker.below(parent, log_plots=below[0], log_models=below[1])
+            with under.start_run(experiment_name="x") as child:
+                assert child.wants_plots == (above[0] and below[0])
+                assert child.wants_model == (above[1] and below[1])
+
+
+@pytest.mark.parametrize(
+    ("plots", "models"), [(True, False), (False, True), (False, False)], ids=str
+)
+def test_a_training_draws_and_copies_only_what_is_wanted(
+    plots: bool, models: bool, store: str, iris: TabularDataset
+) -> None:
+    make: Any = ModelRegistry.get("gb_classifier")
+    report = make(max_iter=2).train(
+        experiment_name="x",
+        train_data=iris,
+        tracking=MLflowTracker(store, log_plots=plots, log_models=models),
+        progress=False,
+    )
+    client = client_of(store)
+    found = client.get_run(report.run_id)
+    assert found.data.metrics["train_accuracy"] > 0.5
+    assert bool(client.list_artifacts(report.run_id, "plots")) == plots
+    assert bool(client.search_logged_models([report.experiment_id])) == models
+    assert bool(found.outputs and found.outputs.model_outputs) == models
+
+
+def test_a_run_that_is_gone_on_with_runs_meanwhile_and_keeps_what_it_had(store: str) -> None:
+    tracker = MLflowTracker(store, tags={"team": "blue"})
+    with tracker.start_run(experiment_name="x", run_name="one") as first:
+        first.log_params({"seed": 0})
+        first.log_metrics({"loss": 2.0, "before": 1.0}, step=1)
+        first.log_tags({"model": "gb", "stage": "first"})
+        first.log_text("kept", "notes.txt")
+    assert first.id is not None
+    with MLflowTracker(store).continue_run(first.id) as second:
+        assert stored_run(store, first.id).info.status == "RUNNING"
+        assert (second.id, second.experiment_id) == (first.id, first.experiment_id)
+        second.log_metrics({"loss": 1.0, "after": 3.0}, step=2)
+        second.log_tags({"stage": "second"})
+    found = stored_run(store, first.id)
+    assert (found.info.status, found.info.run_name) == ("FINISHED", "one")
+    assert found.data.params == {"seed": "0"}
+    assert found.data.metrics == {"loss": 1.0, "before": 1.0, "after": 3.0}
+    history = client_of(store).get_metric_history(first.id, "loss")
+    assert [(row.step, row.value) for row in history] == [(1, 2.0), (2, 1.0)]
+    tags = found.data.tags
+    assert (tags["team"], tags["model"], tags["stage"]) == ("blue", "gb", "second")
+    assert artifact(found, "notes.txt").read_text() == "kept"
+    assert len(client_of(store).search_runs([found.info.experiment_id])) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(RuntimeError("no luck"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_what_ends_a_run_that_is_gone_on_with_decides_its_state(
+    error: BaseException, status: str, store: str
+) -> None:
+    tracker = MLflowTracker(store)
+    with tracker.start_run(experiment_name="x") as run:
+        pass
+    assert run.id is not None
+    with pytest.raises(type(error)), tracker.continue_run(run.id):
+        raise error
+    found = stored_run(store, run.id)
+    assert found.info.status == status
+    assert found.data.tags["error"].startswith(type(error).__name__)
+
+
+def go_on(tracker: MLflowTracker, run_id: str) -> None:
+    with tracker.continue_run(run_id):
+        pytest.fail("it was opened")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        go_on,
+        MLflowTracker.open_children,
+        MLflowTracker.mark_running,
+        lambda tracker, run_id: tracker.end_run(run_id, "KILLED"),
+        lambda tracker, run_id: tracker.end_run(run_id, "KILLED", {"why": "gone"}),
+    ],
+    ids=["continue_run", "open_children", "mark_running", "end_run", "end_run with tags"],
+)
+def test_a_run_that_is_not_there_is_told_in_one_line(
+    ask: Callable[[MLflowTracker, str], object], store: str
+) -> None:
+    with pytest.raises(TrackingError, match="failed: Run with id=0+ not found") as caught:
+        ask(MLflowTracker(store), "0" * 32)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_deleted_run_is_not_found_and_can_not_be_gone_on_with(store: str) -> None:
+    tracker = MLflowTracker(store, tags={"study": "s"})
+    with tracker.start_run(experiment_name="x") as run:
+        pass
+    assert run.id is not None
+    assert tracker.find_run("x", {"study": "s"}) == run.id
+    client_of(store).delete_run(run.id)
+    assert tracker.find_run("x", {"study": "s"}) is None
+    with pytest.raises(TrackingError, match="must be in the 'active' state") as caught:
+        go_on(tracker, run.id)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_newest_run_with_all_of_the_tags_is_found(store: str) -> None:
+    tracker = MLflowTracker(store)
+    assert tracker.find_run("x", {"study": "s"}) is None  # no such experiment yet
+    client = client_of(store)
+    experiment_id = client.create_experiment("x")
+
+    def make(start: int, tags: dict[str, str], where: str = experiment_id) -> str:
+        run_id: str = client.create_run(where, start_time=start, tags=tags).info.run_id
+        return run_id
+
+    make(1000, {"study": "s", "sweep trial": "3"})
+    newest = make(3000, {"study": "s", "sweep trial": "3", "more": "x"})
+    make(2000, {"study": "s", "sweep trial": "3"})
+    other = make(4000, {"study": "s", "sweep trial": "4"})
+    make(5000, {"study": "t", "sweep trial": "3"})
+    make(6000, {"study": "s", "sweep trial": "3"}, client.create_experiment("y"))
+    assert tracker.find_run("x", {"study": "s", "sweep trial": "3"}) == newest
+    assert tracker.find_run("x", {"study": "s"}) == other
+    assert tracker.find_run("x", {"study": "s", "sweep trial": "5"}) is None
+
+
+def test_the_open_runs_below_a_run_are_those_that_have_not_ended(store: str) -> None:
+    tracker = MLflowTracker(store)
+    client = client_of(store)
+    with tracker.start_run(experiment_name="x") as parent:
+        assert parent.id is not None
+        assert parent.experiment_id is not None
+
+        def make(above: str, **tags: str) -> str:
+            tags["mlflow.parentRunId"] = above
+            assert parent.experiment_id is not None
+            run_id: str = client.create_run(parent.experiment_id, tags=tags).info.run_id
+            return run_id
+
+        assert tracker.open_children(parent.id) == {}
+        children = {make(parent.id, trial=str(number)): str(number) for number in range(3)}
+        make(make("0" * 32))  # of another parent, and below that one
+        make(next(iter(children)))  # below a child
+        for status in ("FINISHED", "FAILED", "KILLED"):
+            client.set_terminated(make(parent.id), status)
+        found = tracker.open_children(parent.id)
+        assert {run_id: tags["trial"] for run_id, tags in found.items()} == children
+        again = next(iter(children))
+        client.set_terminated(again, "FAILED")
+        assert tracker.open_children(parent.id).keys() == children.keys() - {again}
+        tracker.mark_running(again)
+        assert tracker.open_children(parent.id).keys() == children.keys()
+
+
+def test_more_open_runs_than_one_answer_holds_are_all_found(store: str) -> None:
+    tracker = MLflowTracker(store)
+    with tracker.start_run(experiment_name="x") as parent:
+        assert parent.id is not None
+        assert parent.experiment_id is not None
+        tags = {"mlflow.parentRunId": parent.id, "trial": "0"}
+        one = client_of(store).create_run(parent.experiment_id, tags=tags).info.run_id
+        # A thousand times the same, faster than by MLflow.
+        connection = sqlite3.connect(store.removeprefix("sqlite:///"))
+        with connection:
+            for table in ("runs", "tags"):
+                names = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
+                chosen = ", ".join("?" if name == "run_uuid" else name for name in names)
+                connection.executemany(
+                    f"INSERT INTO {table} ({', '.join(names)}) "  # noqa: S608 - names of MLflow's
+                    f"SELECT {chosen} FROM {table} WHERE run_uuid = ?",
+                    [(f"{number:032x}", one) for number in range(1, 1101)],
+                )
+        connection.close()
+        found = tracker.open_children(parent.id)
+        assert found.keys() == {one, *(f"{number:032x}" for number in range(1, 1101))}
+        assert {tags["trial"] for tags in found.values()} == {"0"}
+
+
+def test_the_run_of_a_process_that_is_gone_can_be_ended(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", SECRET)
+    tracker = MLflowTracker(store)
+    client = client_of(store)
+    experiment_id = client.create_experiment("x")
+    run_id = client.create_run(experiment_id, tags={"trial": "3", "state": "running"}).info.run_id
+    tracker.end_run(run_id, "KILLED", {"state": "cut off", "nothing": None, "by": SECRET})
+    found = stored_run(store, run_id)
+    assert (found.info.status, found.data.tags["trial"]) == ("KILLED", "3")
+    assert found.data.tags["state"] == "cut off"
+    assert "nothing" not in found.data.tags
+    assert found.data.tags["by"] == "***"
+    assert found.info.end_time is not None
+    other = client.create_run(experiment_id).info.run_id
+    tracker.end_run(other, "FINISHED")
+    assert stored_run(store, other).info.status == "FINISHED"
+    tracker.mark_running(run_id)
+    assert stored_run(store, run_id).info.status == "RUNNING"
+
+
+SAME_DATA = """
+import multiprocessing, sys
+from ml_project_template import tracking
+
+def work(barrier):
+    with tracking.MLflowTracker(sys.argv[1]).start_run(experiment_name="same") as run:
+        for turn in range(4):
+            barrier.wait(60)
+            run.log_dataset(f"data {turn}", digest="d" * 64, source="x.csv", context="train")
+
+if __name__ == "__main__":
+    # Imported before the fork, so that the eight begin at the same instant.
+    tracking.warm_up()
+    fork = multiprocessing.get_context("fork")
+    barrier = fork.Barrier(8)
+    processes = [fork.Process(target=work, args=(barrier,), daemon=True) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    sys.exit(any(process.exitcode != 0 for process in processes))
+"""
+
+
+def test_eight_processes_log_the_same_data_at_the_same_instant(store: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SAME_DATA, store],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    client = client_of(store)
+    experiment = client.get_experiment_by_name("same")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 8
+    for run in runs:
+        assert run.inputs is not None
+        names = sorted(entry.dataset.name for entry in run.inputs.dataset_inputs)
+        assert names == [f"data {turn}_train" for turn in range(4)]
+    connection = sqlite3.connect(store.removeprefix("sqlite:///"))
+    assert connection.execute("SELECT count(*) FROM datasets").fetchone() == (4,)
+    connection.close()
+
+
+def test_data_that_always_collide_are_given_up(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = sqlite3.connect(store.removeprefix("sqlite:///"))
+    connection.execute(
+        "CREATE TRIGGER collide BEFORE INSERT ON datasets BEGIN "
+        "SELECT RAISE(ABORT, 'UNIQUE constraint failed: datasets.name'); END"
+    )
+    connection.close()
+    waits: list[float] = []
+    monkeypatch.setattr("ml_project_template.tracking.time.sleep", waits.append)
+    with (
+        pytest.raises(TrackingError, match=r"failed: UNIQUE constraint failed") as caught,
+        MLflowTracker(store).start_run(experiment_name="x") as run,
+    ):
+        run.log_dataset("iris", digest="a", source=None, context="train")
+    assert "\n" not in str(caught.value)
+    assert len(waits) == 4
+    assert stored_run(store, run.id).info.status == "FAILED"
+
+
+def test_data_that_fail_for_another_reason_are_not_tried_again(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("ml_project_template.tracking.time.sleep", waits.append)
+
+    def log(run: Run) -> None:
+        rename_table(store, "datasets", "hidden")
+        run.log_dataset("iris", digest="a", source=None, context="train")
+
+    with (
+        pytest.raises(TrackingError, match="no such table: datasets"),
+        MLflowTracker(store).start_run(experiment_name="x") as run,
+    ):
+        log(run)
+    assert waits == []
+
+
+WARMED = """
+import sys, threading
+from ml_project_template import tracking
+
+tracking.warm_up()
+assert threading.enumerate() == [threading.main_thread()]
+before = set(sys.modules)
+with tracking.MLflowTracker(sys.argv[1]).start_run(experiment_name="x") as run:
+    run.log_params({"a": 1})
+    run.log_metrics({"b": 1.0})
+    run.log_dataset("c", digest=None, source=None, context="train")
+packages = {name.partition(".")[0] for name in before}
+new = {name.partition(".")[0] for name in set(sys.modules) - before} - packages
+assert not new - sys.stdlib_module_names, new
+assert not [name for name in set(sys.modules) - before if name.startswith("mlflow.store.db")]
+"""
+
+
+def test_after_the_warm_up_a_run_imports_nothing_more(store: str, tmp_path: Path) -> None:
+    # A forked worker of a sweep would import it again, each for itself.
+    done = subprocess.run(
+        [sys.executable, "-c", WARMED, store],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -222,6 +222,16 @@ class MLflowTracker(Tracker):
             found = client.search_runs([experiment.experiment_id], wanted, max_results=1)
             return found[0].info.run_id if found else None
 
+    def final_metrics(self, run_id: str) -> dict[str, float]:
+        """Read the last value of each metric of a run, but for the series of its fit.
+
+        Raises:
+            TrackingError: There is no such run, or the server or database can't be used.
+        """
+        with self._client() as (client, _, _):
+            metrics = client.get_run(run_id).data.metrics
+        return {name: value for name, value in metrics.items() if not name.startswith("epoch/")}
+
     def open_children(self, run_id: str) -> dict[str, dict[str, str]]:
         """Find the runs below a run that have not ended.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -405,3 +406,128 @@ def test_a_tracker_that_fails_after_the_fit_leaves_the_saved_model(
             model_path=tmp_path / "model",
         )
     assert BaseModel.load(tmp_path / "model").metadata["metrics"]["val_accuracy"] > 0.5
+
+
+class Listening:
+    """Keeps what it hears, and raises something at one step."""
+
+    def __init__(self, error: BaseException | None = None, at: int = 3) -> None:
+        self.error = error
+        self.at = at
+        self.heard: list[tuple[int, dict[str, float], int | None]] = []
+
+    def report(self, step: int, metrics: Mapping[str, float], total: int | None) -> None:
+        self.heard.append((step, dict(metrics), total))
+        if self.error is not None and step == self.at:
+            raise self.error
+
+
+KINDS: dict[str, tuple[Callable[[], BaseModel], dict[str, Any], int]] = {
+    "histogram": (lambda: _boosting(max_iter=6), {"patience": None}, 6),
+    "exact": (lambda: _boosting(max_iter=6, booster="exact"), {"patience": None}, 6),
+    "mlp": (lambda: MLPClassifier([None, 8, None], accelerator="cpu"), {"max_epochs": 6}, 6),
+}
+kinds = pytest.mark.parametrize("kind", list(KINDS))
+
+
+@kinds
+def test_reporters_hear_of_each_step(kind: str, iris: Splits) -> None:
+    make, arguments, steps = KINDS[kind]
+    first, second = Listening(), Listening()
+    report = _train(make(), iris, reporters=(first, second), **arguments)
+    assert [step for step, _, _ in first.heard] == list(range(1, steps + 1))
+    assert {total for _, _, total in first.heard} == {steps}
+    assert [{"step": step, **metrics} for step, metrics, _ in first.heard] == report.history
+    assert first.heard == second.heard
+    assert {"train_loss", "val_loss"} <= first.heard[0][1].keys()
+
+
+@kinds
+def test_a_reporter_ends_the_fit_and_the_model_of_then_is_kept(
+    kind: str, iris: Splits, tmp_path: Path
+) -> None:
+    make, arguments, _ = KINDS[kind]
+    before, stopping, after = Listening(), Listening(StopTraining()), Listening()
+    model = make()
+    report = _train(
+        model,
+        iris,
+        model_path=tmp_path / "model",
+        save_model="final",
+        reporters=[before, stopping, after],
+        **arguments,
+    )
+    for reporter in (before, stopping, after):
+        assert [step for step, _, _ in reporter.heard] == [1, 2, 3]
+    assert [row["step"] for row in report.history] == [1, 2, 3]
+    # The model is that of the third step, and not one of before or after.
+    assert report.metrics["val_loss"] == pytest.approx(report.history[-1]["val_loss"], rel=1e-4)
+    loaded = ModelRegistry.load(tmp_path / "model")
+    np.testing.assert_array_equal(loaded.predict(iris[2]), model.predict(iris[2]))
+    assert loaded.metadata["metrics"] == report.metrics
+
+
+@kinds
+@pytest.mark.parametrize(
+    ("error", "state"), [(RuntimeError("no luck"), "FAILED"), (KeyboardInterrupt(), "KILLED")]
+)
+def test_a_reporter_that_raises_anything_else_ends_the_training(
+    error: BaseException, state: str, kind: str, iris: Splits, saved: Path, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    before = {file.name: file.read_bytes() for file in saved.iterdir()}
+    make, arguments, _ = KINDS[kind]
+    model = make()
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    with pytest.raises(type(error)) as caught:
+        _train(
+            model,
+            iris,
+            model_path=saved,
+            tracking=MLflowTracker(uri),
+            reporters=[Listening(error)],
+            **arguments,
+        )
+    assert caught.value is error
+    client = MlflowClient(uri, registry_uri=uri)
+    experiment = client.get_experiment_by_name("test")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == state
+    assert run.data.tags["error"].startswith(type(error).__name__)
+    history = client.get_metric_history(run.info.run_id, "epoch/train_loss")
+    assert [row.step for row in history] == [1, 2, 3]
+    assert "val_accuracy" not in run.data.metrics
+    assert {file.name: file.read_bytes() for file in saved.iterdir()} == before
+    # Nobody listens any longer, and the same object can be trained again.
+    heard = Listening()
+    _train(model, iris, reporters=[heard], **arguments)
+    assert len(heard.heard) == 6
+
+
+def test_progress_is_shown_only_where_it_is_wanted(
+    iris: Splits, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.INFO)
+    lines = []
+    for progress in (True, False):
+        caplog.clear()
+        report = _train(_boosting(), iris, progress=progress)
+        assert len(report.history) == 5
+        lines.append([text for text in caplog.messages if "step" in text])
+    assert lines[0][0].startswith("gb_classifier: step 1/5, train_loss")
+    assert lines[1] == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_progress_a_terminal_gets_no_bar(
+    iris: Splits, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    shown = []
+    for progress in (True, False):
+        _train(_boosting(), iris, progress=progress)
+        shown.append(capfd.readouterr().err)
+    assert "gb_classifier" in shown[0]
+    assert shown[1] == ""

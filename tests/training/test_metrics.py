@@ -11,6 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from ml_project_template.errors import ConfigError
 from ml_project_template.training.metrics import (
+    better_direction,
     classification_metrics,
     confusion_counts,
     resolve_class_weight,
@@ -123,3 +124,21 @@ def test_given_weights_are_kept_and_none_stays_none() -> None:
 def test_wrong_weights_are_told(weights: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve_class_weight(weights, np.array([0, 1]), 2)
+
+
+def test_the_direction_of_every_metric_is_the_one_in_which_predictions_get_better() -> None:
+    y, chances = _case(3, seed=0)
+    right = np.eye(3)[y]
+    worse = classification_metrics(y, chances)
+    better = classification_metrics(y, 0.5 * chances + 0.5 * right)
+    for name, value in better.items():
+        direction = "minimize" if value < worse[name] else "maximize"
+        for prefix in ("", "train_", "val_", "test_", "cv_"):
+            assert better_direction(f"{prefix}{name}") == direction
+
+
+@pytest.mark.parametrize(
+    "name", ["val_f1", "cv_loss_std", "cv_accuracy_std", "epochs", "loss_ratio", "seconds", ""]
+)
+def test_a_name_that_is_not_ours_has_no_direction(name: str) -> None:
+    assert better_direction(name) is None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_project_template.utils.git import GitState, git_state
+from ml_project_template.utils.git import GitState, git_state, remember_git_state
 
 
 def git(directory: Path, *arguments: str) -> None:
@@ -55,4 +55,56 @@ def test_a_directory_that_is_not_there_is_not_known(tmp_path: Path) -> None:
 
 def test_without_git_nothing_is_known(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(repository))
+    assert git_state(repository) == GitState(commit=None, dirty=None)
+
+
+def test_what_is_remembered_is_told_whatever_is_edited_meanwhile(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(repository, "commit", "--allow-empty", "-m", "first")
+    first = git_state(repository)
+    remember_git_state(repository)
+    (repository / "new.txt").write_text("x")
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "second")
+    (repository / "more.txt").write_text("x")
+    assert git_state(repository) == git_state(str(repository)) == first
+    monkeypatch.chdir(repository)
+    assert git_state() == first
+    # Remembered once for all: a second call does not look again.
+    remember_git_state(repository)
+    assert git_state(repository) == first
+
+
+def test_another_directory_is_asked_for_itself(repository: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    git(other, "init")
+    git(other, "commit", "--allow-empty", "-m", "first")
+    git(repository, "commit", "--allow-empty", "-m", "of the outer one")
+    remember_git_state(repository)
+    before = git_state(other)
+    assert before != git_state(repository)
+    git(other, "commit", "--allow-empty", "-m", "second")
+    assert git_state(other).commit not in {None, before.commit}
+
+
+def test_the_directory_of_the_process_is_remembered_for_itself(
+    repository: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(repository, "commit", "--allow-empty", "-m", "first")
+    monkeypatch.chdir(repository)
+    remember_git_state()
+    first = git_state(repository)
+    git(repository, "commit", "--allow-empty", "-m", "second")
+    assert git_state(repository) == first
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(elsewhere.parent))
+    assert git_state() == GitState(commit=None, dirty=None)
+
+
+def test_that_nothing_is_known_is_remembered_as_well(repository: Path) -> None:
+    remember_git_state(repository)
+    git(repository, "commit", "--allow-empty", "-m", "first")
     assert git_state(repository) == GitState(commit=None, dirty=None)

@@ -128,7 +128,7 @@ def _doubts(results: SweepResults) -> list[str]:
     later = sum(trial.number > top.number for trial in ended)
     since = f"none of the {later} trials after it was better" if later else "it was the last"
     sentences.append(
-        f"The {extreme} single value, {_value(top, 0)}, came with trial {top.number}; {since}."
+        f"The {extreme} single value, {_value(top, 0, metric)}, came with trial {top.number}; {since}."
     )
     if metric.startswith(("val_", "cv_")) and others:
         sentences.append(
@@ -163,19 +163,19 @@ def _configurations(results: SweepResults) -> str:
     """Make the table of what was trained with several seeds, by the mean."""
     found = results.configurations()
     names = [name for name in results.varying_params() if name != "seed"]
+    metrics = [objective.metric for objective in results.objectives]
     rows = [
         [
             str(place),
             ", ".join(str(trial.number) for trial in each.trials),
             *(_param(each.params, name) for name in names),
             *(
-                format_score(mean, None if each.std is None else each.std[column], len(each.trials))
-                for column, mean in enumerate(each.mean)
+                format_score(each.mean[column], each.spread(column, metric), len(each.trials))
+                for column, metric in enumerate(metrics)
             ),
         ]
         for place, each in enumerate(found, start=1)
     ]
-    metrics = [objective.metric for objective in results.objectives]
     caption = "Configurations: mean ± standard deviation (number of seeds)"
     return _table(caption, ["rank", "trials", *names, *metrics], rows)
 
@@ -193,7 +193,7 @@ def _trials(results: SweepResults) -> str:
             str(trial.number),
             trial.state,
             *(_param(trial.params, name) for name in names),
-            *(_value(trial, column) for column in range(len(metrics))),
+            *(_value(trial, column, metric) for column, metric in enumerate(metrics)),
             "" if trial.seconds is None else f"{trial.seconds:.1f}",
             trial.error or "",
         ]
@@ -210,8 +210,10 @@ def _param(params: Mapping[str, Any], name: str) -> str:
     return format_value(params[name]) if name in params else ""
 
 
-def _value(trial: Trial, place: int) -> str:
-    return "" if trial.values is None else format_score(trial.values[place])
+def _value(trial: Trial, place: int, metric: str) -> str:
+    if trial.values is None:
+        return ""
+    return format_score(trial.values[place], trial.metrics.get(f"{metric}_std"))
 
 
 def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -105,6 +105,17 @@ class Configuration:
     mean: tuple[float, ...]
     std: tuple[float, ...] | None
 
+    def spread(self, place: int, metric: str) -> float | None:
+        """Give the standard deviation of an objective, be it over trials or within a single one.
+
+        Args:
+            place: The place of the objective.
+            metric: Its name: a trial that is a mean over folds or seeds has ``<metric>_std``.
+        """
+        if self.std is not None:
+            return self.std[place]
+        return self.trials[0].metrics.get(f"{metric}_std")
+
 
 @dataclass(frozen=True)
 class SweepResults:
@@ -243,17 +254,19 @@ def format_score(mean: float, std: float | None = None, count: int = 1) -> str:
     Args:
         mean: The value, or the mean of several.
         std: Their standard deviation; None for a single one.
-        count: How many there are.
+        count: How many trials there are.
 
     Returns:
-        Such as ``0.031200``, or ``0.0312 ± 0.0021 (3)`` with the digits that the spread allows.
+        Such as ``0.031200``, or ``0.0312 ± 0.0021 (3)`` with the digits that the spread allows;
+        the number is left out for one trial, which is a mean over folds or seeds itself.
     """
     if std is None:
         return f"{mean:#.5g}".rstrip(".")
+    of = f" ({count})" if count > 1 else ""
     decimals = 1 - math.floor(math.log10(std)) if std > 0 and math.isfinite(std) else None
     if decimals is None or decimals > 7 or not math.isfinite(mean):
-        return f"{mean:.5g} ± {std:.2g} ({count})"
-    return f"{mean:.{max(decimals, 0)}f} ± {std:.{max(decimals, 0)}f} ({count})"
+        return f"{mean:.5g} ± {std:.2g}{of}"
+    return f"{mean:.{max(decimals, 0)}f} ± {std:.{max(decimals, 0)}f}{of}"
 
 
 def results_table(results: SweepResults, *, limit: int = 10, width: int | None = None) -> str:
@@ -427,7 +440,7 @@ def _winner(results: SweepResults, quote: Callable[[str], str]) -> str:
     else:
         who = f"Best is trial {numbers}"
     objective = results.objectives[0]
-    score = _score(best, 0)
+    score = _score(best, 0, objective.metric)
     sentence = f"{who}{_settings(best.params, quote)}: {quote(objective.metric)} {score}"
     if not others:
         return f"{sentence}; there is no other to compare it with."
@@ -467,17 +480,17 @@ def _ranking(results: SweepResults, limit: int) -> tuple[list[str], list[list[st
         names = [name for name in names if name != _SEED]
     front = set(_front([results._losses(each.mean) for each in found]))
     several = len(results.objectives) > 1
+    metrics = [objective.metric for objective in results.objectives]
     rows = [
         [
             # A star tells those that no other dominates.
             f"{place + 1}{' *' if several and place in front else ''}",
             _cut(",".join(str(trial.number) for trial in each.trials), _LONGEST_VALUE),
             *(_cell(each.trials[0], name) for name in names),
-            *(_score(each, column) for column in range(len(each.mean))),
+            *(_score(each, column, metric) for column, metric in enumerate(metrics)),
         ]
         for place, each in enumerate(found[:limit])
     ]
-    metrics = [objective.metric for objective in results.objectives]
     return ["rank", "trials" if repeated else "trial", *names, *metrics], rows
 
 
@@ -485,9 +498,9 @@ def _cell(trial: Trial, name: str) -> str:
     return format_value(trial.params[name]) if name in trial.params else ""
 
 
-def _score(configuration: Configuration, place: int) -> str:
-    std = None if configuration.std is None else configuration.std[place]
-    return format_score(configuration.mean[place], std, len(configuration.trials))
+def _score(configuration: Configuration, place: int, metric: str) -> str:
+    spread = configuration.spread(place, metric)
+    return format_score(configuration.mean[place], spread, len(configuration.trials))
 
 
 def _unranked(results: SweepResults) -> list[str]:

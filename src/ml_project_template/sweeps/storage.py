@@ -127,7 +127,6 @@ class JournalStore(StudyStore):
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold a file lock beside the journal."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         with _flock(self._folder / f".{name}.claims.lock"):
             yield
 
@@ -267,7 +266,13 @@ def _cut_torn_line(path: Path) -> None:
 @contextlib.contextmanager
 def _flock(path: Path) -> Iterator[None]:
     """Hold the lock of a file; the system frees it when its holder dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise SweepError(
+            f"sweep.storage: '{path.parent}' can't be written: {error.strerror}"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
