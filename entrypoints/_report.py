@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +11,14 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from entrypoints._summary import command, facts, model_commands, where_to_look
+from entrypoints._summary import (
+    best_facts,
+    command,
+    facts,
+    model_commands,
+    terminal_width,
+    where_to_look,
+)
 from entrypoints._trial import group_choices, trial_config
 from entrypoints.onboard import storage_options
 from ml_project_template.errors import ProjectError
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
     from ml_project_template.sweeps.results import SweepResults, Trial
     from ml_project_template.sweeps.study import SweepStudy
 
-__all__ = ["Progress", "best_facts", "experiment_yaml", "finish", "introduce"]
+__all__ = ["Progress", "experiment_yaml", "finish", "introduce"]
 
 log = logging.getLogger(__name__)
 
@@ -365,21 +371,6 @@ def _summary(
             *facts(steps),
         ]
     )
-
-
-def terminal_width() -> int | None:
-    """Say how wide lines may be; None where they go to a file, which loses nothing."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-
-
-def best_facts(results: SweepResults) -> list[tuple[str, str]]:
-    """Say which trial is the best, and by what settings; nothing where none is."""
-    best = results.best
-    if best is None or best.values is None:
-        return []
-    metric = results.objectives[0].metric
-    rows = [("best", f"trial {best.number}: {metric} {best.values[0]:.4g}")]
-    return [*rows, ("with", " ".join(best.overrides))] if best.overrides else rows
 
 
 def _ended(results: SweepResults) -> list[Trial]:

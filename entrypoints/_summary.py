@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,12 +15,15 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
     from ml_project_template.models.base import TrainingReport
+    from ml_project_template.sweeps.results import SweepResults
 
 __all__ = [
+    "best_facts",
     "command",
     "facts",
     "metrics_table",
     "model_commands",
+    "terminal_width",
     "training_summary",
     "where_to_look",
 ]
@@ -77,6 +81,21 @@ def model_commands(model: str) -> list[tuple[str, str]]:
     evaluate = ["evaluate", *_config_directory(), f"model.path={model}", *_data_overrides()]
     serve = ["serve", f"model.path={model}", *_storage_overrides()]
     return [("evaluate", command(evaluate)), ("serve", command(serve))]
+
+
+def terminal_width() -> int | None:
+    """Say how wide lines may be; None where they go to a file, which loses nothing."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def best_facts(results: SweepResults) -> list[tuple[str, str]]:
+    """Say which trial is the best, and by what settings; nothing where none is."""
+    best = results.best
+    if best is None or best.values is None:
+        return []
+    metric = results.objectives[0].metric
+    rows = [("best", f"trial {best.number}: {metric} {best.values[0]:.4g}")]
+    return [*rows, ("with", " ".join(best.overrides))] if best.overrides else rows
 
 
 def where_to_look(

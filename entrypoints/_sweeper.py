@@ -296,6 +296,10 @@ def _work(
                 while pool.wait(_LOOK_SECONDS):
                     if progress.look():
                         pool.trial_ended()
+            if not study.is_done():
+                raise SweepError(
+                    f"the workers have ended and not all trials have: see {folder}/worker-*.log"
+                )
 
 
 def _has_launcher(config: DictConfig) -> bool:

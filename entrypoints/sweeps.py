@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from entrypoints._report import best_facts, terminal_width
 from entrypoints._shell import entrypoint, run
-from entrypoints._summary import command, facts
+from entrypoints._summary import best_facts, command, facts, terminal_width
 from entrypoints.onboard import storage_options
 
 if TYPE_CHECKING:

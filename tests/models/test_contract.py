@@ -299,59 +299,40 @@ import numpy as np, pandas as pd
 from ml_project_template.data import TabularDataset
 from ml_project_template.models import ModelRegistry
 
-name, warm, arguments, training = sys.argv[1], sys.argv[2] == "warm", *map(json.loads, sys.argv[3:])
+name, arguments, training = sys.argv[1], *map(json.loads, sys.argv[2:])
 values = np.random.default_rng(0).normal(size=(60, 4))
 frame = pd.DataFrame(values, columns=list("abcd"))
 data = TabularDataset(frame, ["u", "v"] * 30, target_column="y")
 cls = ModelRegistry.get(name)
-loaded = set(sys.modules)
-if warm:
-    cls.warm_up()
-after = set(sys.modules)
+cls.warm_up()
+warm = set(sys.modules)
 threads = threading.active_count()
-cuda = "torch" in sys.modules and sys.modules["torch"].cuda.is_initialized()
+cuda = "torch" in warm and sys.modules["torch"].cuda.is_initialized()
 cls(**arguments).train(
     experiment_name="x", train_data=data, val_data=data, seed=0, tracking=False, **training
 )
-known = {"ml_project_template", "pydantic", *sys.stdlib_module_names}
-late = [module for module in set(sys.modules) - after if module.partition(".")[0] not in known]
+light = {"ml_project_template", "pydantic", *sys.stdlib_module_names}
+late = [module for module in set(sys.modules) - warm if module.partition(".")[0] not in light]
 print(json.dumps({
-    "late": sorted(late),
-    "warmed": len(after - loaded),
-    "threads": threads,
-    "cuda": cuda,
-    "torch": "torch" in sys.modules,
+    "late": sorted(late), "threads": threads, "cuda": cuda, "torch": "torch" in sys.modules
 }))
 """
 
 
-def _late_imports(name: str, warm: str, path: Path) -> dict[str, Any]:
-    """Train in a fresh process, and tell what it had imported by when."""
+def test_after_its_warm_up_a_training_imports_nothing_heavy(name: str, tmp_path: Path) -> None:
+    # The workers of a sweep are forked after it: what is missing there, each imports for itself,
+    # and a thread or a device would not survive the fork.
     arguments, training = _settings(name)
     done = subprocess.run(
-        [sys.executable, "-c", WARMED, name, warm, json.dumps(arguments), json.dumps(training)],
-        cwd=path,
+        [sys.executable, "-c", WARMED, name, json.dumps(arguments), json.dumps(training)],
+        cwd=tmp_path,
         check=True,
         stdout=subprocess.PIPE,
         timeout=300,
     )
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
-
-
-def test_after_its_warm_up_a_training_imports_nothing_heavy(name: str, tmp_path: Path) -> None:
-    # The workers of a sweep are forked after it: what is missing there, each imports for itself.
-    found = _late_imports(name, "warm", tmp_path)
-    assert found["late"] == []
-    assert (found["threads"], found["cuda"]) == (1, False)
-
-
-def test_its_warm_up_is_not_vain(name: str, tmp_path: Path) -> None:
-    if "warm_up" not in vars(ModelRegistry.get(name)):
-        pytest.skip("it has nothing to import")
-    assert len(_late_imports(name, "cold", tmp_path)["late"]) > 100
-
-
-def test_only_models_of_pytorch_import_it(name: str, tmp_path: Path) -> None:
-    found = _late_imports(name, "warm", tmp_path)
-    assert found["torch"] == ("torch" in ModelRegistry.get(name).packages)
+    assert json.loads(done.stdout) == {
+        "late": [],
+        "threads": 1,
+        "cuda": False,
+        "torch": "torch" in ModelRegistry.get(name).packages,
+    }

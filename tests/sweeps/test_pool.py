@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -245,7 +246,12 @@ def test_workers_end_when_the_process_that_watches_over_them_is_killed(tmp_path:
         assert all(map(is_running, pids))
         process.kill()
         process.wait()
-        _until(lambda: not any(map(is_running, pids)))
+        try:
+            _until(lambda: not any(map(is_running, pids)))
+        except AssertionError:
+            for pid in filter(is_running, pids):
+                os.kill(pid, signal.SIGKILL)
+            raise
 
 
 def test_a_worker_that_cannot_work_ends_the_sweep_with_its_reason(tmp_path: Path) -> None:

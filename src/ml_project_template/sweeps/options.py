@@ -71,7 +71,11 @@ class SweepOptions:
             given = [self.direction] * len(self.metrics)
         else:
             given = list(self.direction)
-        if not self.metrics or len(given) != len(self.metrics):
+        if not self.metrics or len(set(self.metrics)) < len(self.metrics):
+            raise ConfigError(f"sweep.metric: must name each metric once, got {self.metrics}")
+        if len(self.metrics) > 1 and self.sampler == "cmaes":
+            raise ConfigError("sweep.sampler: cmaes takes one metric; choose tpe, gp or nsgaii")
+        if len(given) != len(self.metrics):
             raise ConfigError(
                 f"sweep.direction: {len(given)} directions for {len(self.metrics)} metrics"
             )
@@ -106,7 +110,7 @@ def read_options(settings: Mapping[str, Any]) -> SweepOptions:
             problems.append(f"sweep.{kind}: {unknown(kind, value, choices)}")
         for name in named if isinstance(named, Mapping) else ():
             if name not in choices:
-                problems.append(f"sweep.{kind}_options: {unknown(kind, name, choices)}")
+                problems.append(f"sweep.{kind}_options: {unknown(kind, str(name), choices)}")
     if problems:
         raise ConfigError("\n".join(problems))
     options = SweepOptions(**settings)

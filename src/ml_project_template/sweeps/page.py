@@ -127,9 +127,8 @@ def _doubts(results: SweepResults) -> list[str]:
     ended = [*results.complete, *results.pruned]
     later = sum(trial.number > top.number for trial in ended)
     since = f"none of the {later} trials after it was better" if later else "it was the last"
-    sentences.append(
-        f"The {extreme} single value, {_value(top, 0, metric)}, came with trial {top.number}; {since}."
-    )
+    value = _value(top, 0, metric)
+    sentences.append(f"The {extreme} single value, {value}, came with trial {top.number}; {since}.")
     if metric.startswith(("val_", "cv_")) and others:
         sentences.append(
             f"As the best of {len(results.complete)} it is a little too good to be true: "

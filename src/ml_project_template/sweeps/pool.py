@@ -40,7 +40,9 @@ __all__ = ["Pool", "Share", "shares", "start_imports", "visible_gpus"]
 _STOP_SECONDS = 20.0
 # A worker that dies this often without a trial to blame will not do better the next time.
 _MOST_FAILED_STARTS = 3
-_OK, _WRONG = 0, 1
+# Exit statuses of a worker; another one is none of its own doing.
+_OK, _WRONG = 0, 79
+_ERROR = "error: "
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Pool:
             if worker.exitcode == _OK:
                 continue
             if worker.exitcode == _WRONG:
-                raise ProjectError(_last_line(self._log(index)) or "a worker could not start.")
+                raise ProjectError(_told_error(self._log(index)))
             self._failed_starts += 1
             if self._failed_starts > _MOST_FAILED_STARTS * len(self._shares):
                 raise ProjectError(
@@ -214,7 +216,7 @@ def _worker(
         try:
             work(SweepStudy(settings, boss=boss), run_trial)
         except ProjectError as error:
-            print(error, flush=True)
+            print(f"{_ERROR}{error}", flush=True)
             raise SystemExit(_WRONG) from None
         except BaseException as error:
             if was_stopped(error):
@@ -271,9 +273,8 @@ def _cores() -> list[int]:
     return sorted(get_affinity(0)) if get_affinity else list(range(os.cpu_count() or 1))
 
 
-def _last_line(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    return next((line for line in reversed(lines) if line.strip()), "")
+def _told_error(path: Path) -> str:
+    """Find what a worker has said of its end."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    told = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
+    return told[-1] if told else f"a worker can't work; what it printed is in '{path}'."

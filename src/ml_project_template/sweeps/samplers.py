@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import ConfigError, unknown
+from ml_project_template.utils.arguments import check_arguments
 
 if TYPE_CHECKING:
     from optuna.pruners import BasePruner
@@ -56,8 +56,9 @@ def make_sampler(name: str, options: Mapping[str, Any], seed: int | None) -> Bas
     import optuna
 
     kind = getattr(optuna.samplers, SAMPLERS[name])
-    settings = {**_DEFAULTS.get(name, {}), **options, "seed": seed}
-    made: BaseSampler = _make(kind, settings, f"sweep.sampler_options.{name}")
+    made: BaseSampler = _make(
+        kind, {**_DEFAULTS.get(name, {}), **options}, f"sweep.sampler_options.{name}", seed=seed
+    )
     return made
 
 
@@ -80,15 +81,14 @@ def make_pruner(name: str, options: Mapping[str, Any]) -> BasePruner:
     return made
 
 
-def _make(kind: Any, options: Mapping[str, Any], where: str) -> Any:
-    known = [name for name in inspect.signature(kind).parameters if name != "seed"]
-    for name in options:
-        if name not in (*known, "seed"):
-            raise ConfigError(f"{where}: {unknown(f'option of {kind.__name__}', name, known)}")
+def _make(kind: Any, options: Mapping[str, Any], where: str, **own: Any) -> Any:
+    problems = check_arguments(kind, options, where=where, ignore=own)
+    if problems:
+        raise ConfigError("\n".join(problems))
     with warnings.catch_warnings():
         # That an option is experimental is Optuna's word to those who write code with it.
         warnings.simplefilter("ignore")
         try:
-            return kind(**options)
+            return kind(**options, **own)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{where}: {error}") from error

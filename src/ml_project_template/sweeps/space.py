@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
@@ -70,12 +72,20 @@ def parse_space(
         ConfigError: Values that can't be tried.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     parser = OverridesParser.create(config_loader=config_loader)
     distributions: dict[str, Distribution] = {}
     fixed: list[str] = []
     for key, values in _flat(search_space):
-        override = parser.parse_override(f"{key}={values}")
+        if isinstance(values, list):
+            distributions[key] = _choice(key, [_value_text(value) for value in values])
+            continue
+        try:
+            override = parser.parse_override(f"{key}={values}")
+        except HydraException as error:
+            line = " ".join(str(error).split())
+            raise ConfigError(f"sweep.search_space.{key}: can't read {values!r}: {line}") from error
         if not override.is_sweep_override():
             raise ConfigError(
                 f"sweep.search_space.{key}: {values!r} is a single value. Write choice(a, b), "
@@ -83,9 +93,9 @@ def parse_space(
             )
         distributions[key] = _distribution(override)
     for override in parser.parse_overrides(list(overrides)):
-        # A choice of a group that adds one, "+", or a value that may be new, "++", is the same key.
-        key = "" if override.is_delete() else override.get_key_element()
-        bare = key.lstrip("+")
+        # A setting that is added, "+" and "++", or taken away, "~", is the same key.
+        key = override.get_key_element()
+        bare = key.lstrip("+~")
         for known in [known for known in distributions if known.lstrip("+") == bare]:
             del distributions[known]
         if override.is_sweep_override():
@@ -189,19 +199,84 @@ def override_text(key: str, value: Any) -> str:
 def _distribution(override: Override) -> Distribution:
     """Turn an override with several values into what Optuna draws from."""
     from hydra.core.override_parser.types import Transformer
+    from hydra.errors import HydraException
     from hydra_plugins.hydra_optuna_sweeper._impl import create_optuna_distribution_from_override
-    from optuna.distributions import CategoricalDistribution
 
     key = override.get_key_element()
+    values: Any = override.value()
+    if getattr(values, "shuffle", False):
+        # The order of the trials is the sampler's, or a grid's; a study that is gone on with must
+        # find it as it was.
+        values.shuffle = False
     try:
         if override.is_choice_sweep():
-            # Its texts are kept as an override writes them: "null", "[1,2]", quotes where needed.
-            choices: Any = override.sweep_iterator(transformer=Transformer.encode)
-            return CategoricalDistribution(list(dict.fromkeys(choices)))
+            choices = override.sweep_iterator(transformer=Transformer.identity)
+            return _choice(key, [_value_text(choice) for choice in choices])
         made: Distribution = create_optuna_distribution_from_override(override)
-    except (AssertionError, NotImplementedError, ValueError) as error:
-        raise ConfigError(f"{key}: can't be tried: {error}") from error
+    except (AssertionError, HydraException, NotImplementedError, ValueError) as error:
+        raise ConfigError(f"{key}: can't be tried: {' '.join(str(error).split())}") from error
     return made
+
+
+def _choice(key: str, values: Sequence[Any]) -> Distribution:
+    """Make a choice of numbers, bools and texts as an override has them."""
+    from optuna.distributions import CategoricalDistribution
+
+    found = list(dict.fromkeys((type(value), value) for value in values))
+    if not found:
+        raise ConfigError(f"{key}: can't be tried: there is no value")
+    kept = [value for _, value in found]
+    if len(set(kept)) < len(kept):
+        # Optuna takes 1, 1.0 and true for the same.
+        kept = [override_text("", value).removeprefix("=") for value in kept]
+    return CategoricalDistribution(kept)
+
+
+def _value_text(value: Any) -> Any:
+    """Keep numbers and bools; write anything else as an override has it, quoted where it must be.
+
+    Args:
+        value: What Hydra's parser or a YAML has made of it.
+    """
+    from hydra.core.override_parser.types import QuotedString
+
+    if isinstance(value, bool | int | float):
+        return value
+    if value is None:
+        return "null"
+    if isinstance(value, QuotedString):
+        return value.with_quotes()
+    if isinstance(value, list):
+        return f"[{','.join(_inner_text(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        pairs = (f"{_value_text(str(k))}:{_inner_text(item)}" for k, item in value.items())
+        return f"{{{','.join(pairs)}}}"
+    text = str(value)
+    return text if _reads_as(text, text) else _quoted(text)
+
+
+def _inner_text(value: Any) -> str:
+    return override_text("", _value_text(value)).removeprefix("=")
+
+
+def _reads_as(text: str, value: str) -> bool:
+    """Say whether Hydra reads a text as the same text, alone and inside of a list."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        alone = OverridesParser.create().parse_override(f"key={text}")
+        inside = OverridesParser.create().parse_override(f"key=[{text}]")
+    except HydraException:
+        return False
+    found = None if alone.is_sweep_override() else alone.value()
+    return bool(found == value and isinstance(found, str) and inside.value() == [value])
+
+
+def _quoted(text: str) -> str:
+    # As Hydra's grammar has it: a backslash counts only where it stands before a quote.
+    escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
+    return f"'{escaped}'"
 
 
 def _values(distribution: Distribution) -> list[Any] | None:
@@ -214,18 +289,15 @@ def _values(distribution: Distribution) -> list[Any] | None:
     if isinstance(distribution, FloatDistribution) and distribution.step is not None:
         count = round((distribution.high - distribution.low) / distribution.step) + 1
         # Rounded to what was written: 0.1 + 2 * 0.1 is 0.30000000000000004.
-        return [round(distribution.low + n * distribution.step, 12) for n in range(count)]
+        return [float(f"{distribution.low + n * distribution.step:.12g}") for n in range(count)]
     return None
 
 
-def _flat(search_space: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    """Give the search space key by key, each with its values in Hydra's grammar."""
+def _flat(search_space: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Give the search space key by key, each with its values: Hydra's grammar, or a list."""
     for name, value in search_space.items():
         key = f"{above}.{name}" if above else str(name)
-        if hasattr(value, "items"):
+        if isinstance(value, Mapping):
             yield from _flat(value, key)
-        elif isinstance(value, list):
-            texts = (override_text("", item).removeprefix("=") for item in value)
-            yield key, f"choice({','.join(texts)})"
         elif value is not None:
-            yield key, str(value)
+            yield key, value

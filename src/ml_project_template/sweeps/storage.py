@@ -29,6 +29,8 @@ __all__ = ["DEFAULT_FOLDER", "StudyStore", "default_storage", "open_store"]
 DEFAULT_FOLDER = ".sweeps"
 
 _SUFFIX = ".journal"
+# What Optuna raises when it reads something else.
+_NO_JOURNAL = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
 _LOCK_SECONDS = 300
 
 
@@ -83,6 +85,22 @@ class StudyStore(ABC):
             SweepError: The place can't be written.
         """
 
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Say in one line that a study can't be read.
+
+        Raises:
+            SweepError: What is there is none, or another one.
+        """
+        try:
+            yield
+        except SweepError:
+            raise
+        except _NO_JOURNAL as error:
+            raise SweepError(
+                f"sweep.storage: '{self.shown}' holds something else under the name '{name}'."
+            ) from error
+
     @abstractmethod
     def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Hold the lock of a study for a block; who dies in it frees it."""
@@ -100,11 +118,11 @@ class JournalStore(StudyStore):
         self.shown = str(folder)
 
     def names(self) -> list[str]:
-        """List the studies that are there, the oldest first."""
+        """List the studies that are there, the one that was worked on last at the end."""
         if not self._folder.is_dir():
             return []
         found = [path for path in self._folder.glob(f"*{_SUFFIX}") if path.stat().st_size]
-        found.sort(key=lambda path: (path.stat().st_ctime_ns, path.name))
+        found.sort(key=lambda path: (path.stat().st_mtime_ns, path.name))
         return [path.name.removesuffix(_SUFFIX) for path in found]
 
     def open(self, name: str) -> BaseStorage:
@@ -119,10 +137,8 @@ class JournalStore(StudyStore):
             return JournalStorage(backend)
         except OSError as error:
             raise SweepError(f"sweep.storage: '{path}' can't be used: {error.strerror}") from error
-        except (ValueError, KeyError) as error:
-            raise SweepError(
-                f"sweep.storage: '{path}' is no journal of a study: {error}"
-            ) from error
+        except _NO_JOURNAL as error:
+            raise SweepError(f"sweep.storage: '{path}' is no journal of a study.") from error
 
     @contextlib.contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -140,7 +156,11 @@ class DatabaseStore(StudyStore):
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self.shown = public_url(url)
+        scheme, _, rest = url.partition("://")
+        # A password may hold what ends a host elsewhere: all before the last sign is credentials.
+        credentials, _, host = rest.rpartition("@")
+        self.shown = public_url(f"{scheme}://{host}")
+        self._secrets = find_secrets({"url": url, "password": credentials.partition(":")[2]})
         self._storage: Any = None
 
     def names(self) -> list[str]:
@@ -198,21 +218,25 @@ class DatabaseStore(StudyStore):
         from optuna.exceptions import StorageInternalError
         from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-        secrets = find_secrets({"url": self._url})
         try:
             yield
-        except (NoSuchModuleError, ArgumentError) as error:
-            raise SweepError(f"sweep.storage: '{self.shown}' is no database: {error}") from error
+        except SweepError:
+            raise
+        except (NoSuchModuleError, ArgumentError, ValueError) as error:
+            text = redact(str(error), self._secrets)
+            raise SweepError(f"sweep.storage: '{self.shown}' is no database: {text}") from error
         except ImportError as error:
             raise SweepError(
                 f"sweep.storage: '{self.shown}' needs a driver: {str(error).splitlines()[0]} For "
                 "PostgreSQL: uv sync --extra postgresql"
             ) from error
         except (SQLAlchemyError, StorageInternalError) as error:
-            cause = getattr(error.__cause__ or error, "orig", None) or error
+            # What the database itself said is plainer than the statement it said it about.
+            told = (getattr(each, "orig", None) for each in (error, error.__cause__))
+            cause = next((each for each in told if each is not None), error)
             lines = str(cause).strip().splitlines() or [type(cause).__name__]
             raise SweepError(
-                f"sweep.storage: '{self.shown}' can't be used: {redact(lines[0], secrets)}"
+                f"sweep.storage: '{self.shown}' can't be used: {redact(lines[0], self._secrets)}"
             ) from error
 
 
@@ -241,8 +265,11 @@ def _journal_lock(path: Path) -> Any:
             self._stack = contextlib.ExitStack()
 
         def acquire(self) -> bool:
-            self._stack.enter_context(_flock(path.with_name(f".{path.name}.lock")))
-            _cut_torn_line(path)
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(_flock(path.with_name(f".{path.name}.lock")))
+                _cut_torn_line(path)
+                # Not before: what raises here is not released by anybody else.
+                self._stack = stack.pop_all()
             return True
 
         def release(self) -> None:
@@ -253,14 +280,15 @@ def _journal_lock(path: Path) -> Any:
 
 def _cut_torn_line(path: Path) -> None:
     with path.open("r+b") as journal:
-        size = journal.seek(0, os.SEEK_END)
-        if size == 0:
+        first = journal.read(1)
+        if not first:
             return
-        journal.seek(size - 1)
-        if journal.read(1) == b"\n":
-            return
-        journal.seek(0)
-        journal.truncate(journal.read().rfind(b"\n") + 1)
+        if first != b"{":
+            raise SweepError(f"sweep.storage: '{path}' is no journal of a study.")
+        journal.seek(-1, os.SEEK_END)
+        if journal.read(1) != b"\n":
+            journal.seek(0)
+            journal.truncate(journal.read().rfind(b"\n") + 1)
 
 
 @contextlib.contextmanager

@@ -13,9 +13,11 @@ import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
 
 from ml_project_template.errors import SweepError
 from ml_project_template.sweeps.results import Objective, SweepResults
@@ -113,7 +115,7 @@ class SweepStudy:
         self._pulse: dict[int, tuple[Any, float]] = {}
         storage = self.store.open(settings.name)
         self._storage = storage
-        with self.locked():
+        with self.locked(), self.store.reading(settings.name):
             self.optuna: optuna.Study = optuna.create_study(
                 study_name=settings.name,
                 storage=storage,
@@ -153,24 +155,20 @@ class SweepStudy:
             SweepError: The storage can't be used.
         """
         with self.locked(), _quiet():
-            trials = self._settle()
-            if not any(trial.state.name == "WAITING" for trial in trials):
-                slot = self._open_slot(trials)
-                if slot is None:
-                    return None
-                self.optuna.enqueue_trial(
-                    self._point(slot, trials),
-                    user_attrs={"slot": slot, "deaths": _deaths(slot, trials)},
-                )
-            self.optuna.sampler = self._sampler(len(trials))
-            trial = self.optuna.ask(dict(self.settings.distributions))
-            if "slot" not in trial.user_attrs:
-                # Somebody put a point of their own into the queue.
-                slot = self._open_slot([t for t in trials if t.number != trial.number])
-                trial.set_user_attr("slot", trial.number if slot is None else slot)
-            claim = {"owner": self._me.to_dict(), "boss": self._boss.to_dict()}
-            trial.set_user_attr("claim", claim)
-        return Claim(trial, trial.number, dict(trial.params))
+            while True:
+                trials = self._settle()
+                if not any(trial.state.name == "WAITING" for trial in trials):
+                    slot = self._open_slot(trials)
+                    if slot is None:
+                        return None
+                    self.optuna.enqueue_trial(
+                        self._point(slot, trials),
+                        user_attrs={"slot": slot, "deaths": _deaths(slot, trials)},
+                    )
+                    trials = self._trials()
+                claim = self._take(trials)
+                if claim is not None:
+                    return claim
 
     def is_done(self) -> bool:
         """Say whether every slot is filled by a trial that has ended."""
@@ -272,9 +270,33 @@ class SweepStudy:
     def _trials(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)
 
+    def _take(self, trials: list[FrozenTrial]) -> Claim | None:
+        """Take the first trial that waits; None if it is one that can't be run."""
+        waiting = next(trial for trial in trials if trial.state.name == "WAITING")
+        slot = waiting.user_attrs.get("slot")
+        if slot is None:
+            # Somebody put a point of their own into the queue. Of a grid it is no part.
+            grid = self.settings.combinations is not None
+            slot = None if grid else self._open_slot([t for t in trials if t is not waiting])
+            slot = self.settings.n_trials + waiting.number if slot is None else slot
+            self._storage.set_trial_user_attr(waiting._trial_id, "slot", slot)
+        claim = {"owner": self._me.to_dict(), "boss": self._boss.to_dict()}
+        self._storage.set_trial_user_attr(waiting._trial_id, "claim", claim)
+        # By the slot, so that workers that ask at once draw differently, and a study that is gone
+        # on with draws as one that was never interrupted.
+        self.optuna.sampler = self._sampler(slot)
+        try:
+            trial = self.optuna.ask(dict(self.settings.distributions))
+        except ValueError as error:
+            facts = {"error": f"a point from outside is not in the space: {error}"}
+            self._storage.set_trial_user_attr(waiting._trial_id, "facts", facts)
+            self._storage.set_trial_state_values(waiting._trial_id, TrialState.FAIL)
+            return None
+        return Claim(trial, trial.number, dict(trial.params))
+
     def _settle(self) -> list[FrozenTrial]:
         """End the trials whose processes are gone; the lock is held."""
-        from optuna.trial import TrialState
+        from optuna.exceptions import UpdateFinishedTrialError
 
         for trial in self._trials():
             if trial.state.name != "RUNNING" or not self._is_dead(trial):
@@ -283,13 +305,13 @@ class SweepStudy:
             # Where the whole sweep was killed, the trial is not to blame.
             to_blame = boss is not None and boss.is_alive() is True
             deaths = trial.user_attrs.get("deaths", 0) + int(to_blame)
-            self._storage.set_trial_user_attr(trial._trial_id, "deaths", deaths)
-            if deaths >= _MOST_DEATHS:
-                error = f"the process that ran it was killed {deaths} times: is memory too small?"
-                self._storage.set_trial_user_attr(trial._trial_id, "facts", {"error": error})
-            else:
-                self._storage.set_trial_user_attr(trial._trial_id, "cut_off", True)
-            self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+            error = f"the process that ran it was killed {deaths} times: is memory too small?"
+            last = {"facts": {"error": error}} if deaths >= _MOST_DEATHS else {"cut_off": True}
+            # One on another machine may come to its end in this very moment: then it counts.
+            with suppress(UpdateFinishedTrialError):
+                for key, value in {"deaths": deaths, **last}.items():
+                    self._storage.set_trial_user_attr(trial._trial_id, key, value)
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
         return self._trials()
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
@@ -316,15 +338,17 @@ class SweepStudy:
         """Say what is fixed for a slot: its combination, or what was cut off there."""
         if self.settings.combinations is not None:
             return dict(self.settings.combinations[slot])
-        before = [trial for trial in trials if _slot(trial) == slot]
-        return dict(before[-1].params) if before else {}
+        for trial in reversed([trial for trial in trials if _slot(trial) == slot]):
+            # One that was cut off while it was drawn has what was fixed for it.
+            known = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+            if known:
+                return known
+        return {}
 
-    def _sampler(self, number: int) -> Any:
+    def _sampler(self, slot: int) -> Any:
         if self.settings.sampler == GRID:
             return make_sampler("random", {}, 0)
-        # By its number, so that workers that ask at once draw differently, and a study that is gone
-        # on with draws as one that was never interrupted.
-        seed = None if self.settings.seed is None else (self.settings.seed * 1_000_003 + number)
+        seed = None if self.settings.seed is None else (self.settings.seed * 1_000_003 + slot)
         options = self.settings.sampler_options
         return make_sampler(self.settings.sampler, options, None if seed is None else seed % 2**32)
 
@@ -336,7 +360,6 @@ class SweepStudy:
         values: tuple[float, ...] | None = None,
     ) -> None:
         from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
 
         try:
             # Before the state: what has ended can't be changed any more.
@@ -371,7 +394,8 @@ def read_results(store: StudyStore, name: str) -> tuple[SweepResults, dict[str, 
     names = store.names()
     if name not in names:
         raise SweepError(f"study: {unknown('study', name, names)}")
-    study = optuna.load_study(study_name=name, storage=store.open(name))
+    with store.reading(name):
+        study = optuna.load_study(study_name=name, storage=store.open(name))
     facts = study.user_attrs
     metrics = facts.get("metrics")
     if not isinstance(metrics, list) or len(metrics) != len(study.directions):
@@ -390,7 +414,7 @@ def read_results(store: StudyStore, name: str) -> tuple[SweepResults, dict[str, 
 
 def _counts(trial: FrozenTrial) -> bool:
     """Say whether a trial fills its slot; one that was cut off does not."""
-    return not trial.user_attrs.get("cut_off", False)
+    return not (trial.state is TrialState.FAIL and trial.user_attrs.get("cut_off", False))
 
 
 def _slot(trial: FrozenTrial) -> int:

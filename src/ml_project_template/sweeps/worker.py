@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -55,7 +56,7 @@ class TrialContext:
 
     def note(self, **facts: Any) -> None:
         """Keep what is known of the trial, such as its ``run_id``, for whatever end it comes to."""
-        self._facts |= facts
+        self._facts |= _plain(facts)
 
     def report(self, step: int, metrics: Mapping[str, float], total: int | None) -> None:
         """Take the numbers of one step of the fit.
@@ -97,8 +98,9 @@ class TrialContext:
             if not math.isfinite(value):
                 raise SweepError(f"{objective.metric} is {value}.")
             values.append(float(value))
+        finite = {name: float(v) for name, v in metrics.items() if math.isfinite(v)}
         self._study.complete(
-            self._claim, tuple(values), metrics=dict(metrics), **self._facts, **facts
+            self._claim, tuple(values), metrics=finite, **self._facts, **_plain(facts)
         )
         self.ended = True
         return tuple(values)
@@ -151,15 +153,23 @@ def work(study: SweepStudy, run_trial: RunTrial) -> int:
             assert context.ended, "a trial must be completed, pruned or failed"
         except SupersededError as error:
             _logger.warning("%s", error)
-        except Exception as error:
-            _logger.debug("trial %d failed", claim.number, exc_info=True)
-            if not context.ended:
-                context.fail(error)
         except BaseException as error:
-            if not context.ended:
-                if was_stopped(error):
+            stopped = was_stopped(error)
+            _logger.debug("trial %d ended by an error", claim.number, exc_info=True)
+            try:
+                if stopped and not context.ended:
                     study.give_back(claim)
-                else:
+                elif not context.ended:
                     context.fail(error)
-            raise
+            except SupersededError as superseded:
+                _logger.warning("%s", superseded)
+            # `sys.exit` in a model's code is the end of its trial, not of the sweep.
+            if stopped or not isinstance(error, Exception | SystemExit):
+                raise
         done += 1
+
+
+def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Make facts plain JSON, whatever a model has put there."""
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+    return plain

@@ -58,9 +58,9 @@ def is_running(pid: int) -> bool:
     """
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
-    except (OSError, OverflowError):
+    except OSError:
         return True
     # One that has ended and only waits for its parent to notice does nothing any more.
     return _stat(pid)[:1] not in (["Z"], ["X"])

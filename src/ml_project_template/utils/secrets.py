@@ -36,6 +36,11 @@ _WORDS = frozenset(
 _KEY_KINDS = frozenset({"access", "api", "account", "encryption", "private", "secret", "signing"})
 _WORD_BREAKS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _URL_PASSWORD = re.compile(r"://[^\s/@:]*:([^\s/]+)@")
+# Clients of databases take a password as it is, slashes and all.
+_DATABASE = re.compile(
+    r"(?:postgres(?:ql)?|mysql|mariadb|mssql|oracle)(?:\+\w+)?://", re.IGNORECASE
+)
+_DATABASE_PASSWORD = re.compile(rf"\b{_DATABASE.pattern}[^\s/@:]*:(\S+)@", re.IGNORECASE)
 # A long user name without a password is how hosts take tokens: https://<token>@host.
 _URL_TOKEN = re.compile(r"://([^\s/@:]{20,})@")
 
@@ -125,6 +130,8 @@ def public_url(url: str) -> str:
     if "://" not in url:
         return url
     scheme, rest = url.split("://", 1)
+    if _DATABASE.match(url):
+        rest = rest.rpartition("@")[2]
     ends = [place for place in map(rest.find, "/?#") if place >= 0]
     host_end = min(ends, default=len(rest))
     host, tail = rest[:host_end].rpartition("@")[2], rest[host_end:]
@@ -194,7 +201,7 @@ def _texts(obj: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _url_secrets(text: str) -> Iterator[str]:
-    for pattern in (_URL_PASSWORD, _URL_TOKEN):
+    for pattern in (_URL_PASSWORD, _URL_TOKEN, _DATABASE_PASSWORD):
         yield from pattern.findall(text)
     if "://" in text and "?" in text:
         query = text.split("?", 1)[1].split("#", 1)[0]
