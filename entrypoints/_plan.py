@@ -91,6 +91,12 @@ class Plan:
         return min(self.options.n_trials or len(self.points), len(self.points))
 
     @property
+    def experiment_name(self) -> str:
+        """Which experiment all runs go to: MLflow shows a run and those below it in one."""
+        names = {str(base.experiment_name) for base in self.recipe.bases.values()}
+        return names.pop() if len(names) == 1 else "sweeps"
+
+    @property
     def fingerprint(self) -> str:
         """What equal designs have in common."""
         text = json.dumps(self.design, sort_keys=True)

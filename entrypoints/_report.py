@@ -214,7 +214,7 @@ def _refit(
         data.val,
         data.test,
         tracker=tracker.below(parent, tags={"refit_of_trial": best.number}),
-        experiment_name=_experiment_name(plan),
+        experiment_name=plan.experiment_name,
         run_name="best",
         seed=plan.seeds[0] if plan.seeds else task.seed,
     )
@@ -222,11 +222,6 @@ def _refit(
     if target is not None and parent.wants_model:
         _log_model(parent, target, storage_options(task))
     return report.model_path
-
-
-def _experiment_name(plan: Plan) -> str:
-    names = {str(base.experiment_name) for base in plan.recipe.bases.values()}
-    return names.pop() if len(names) == 1 else "sweeps"
 
 
 def _log_model(run: Run, path: str, options: dict[str, Any]) -> None:
@@ -343,7 +338,7 @@ def _summary(
     if told["model"] is not None:
         rows.append(("model", told["model"]))
     if parent.id is not None:
-        rows.append(("run", f"{parent.id} (experiment {_experiment_name(plan)})"))
+        rows.append(("run", f"{parent.id} (experiment {plan.experiment_name})"))
     rows.append(("report", f"{folder / 'sweep.html'}, results.csv"))
     rows.append(("study", f"{results.name} in {study.store.shown}"))
     steps = where_to_look(parent.id, parent.experiment_id, cfg)

@@ -33,20 +33,35 @@ def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
     """Put metrics in a table: a row each, a column for each split.
 
     Args:
-        metrics: Split to metric name to value.
+        metrics: Split to metric name to value. A metric with ``<name>_std`` beside it is shown
+            with its standard deviation.
 
     Returns:
         Lines of text, without a last line break.
     """
-    splits = [split for split, values in metrics.items() if values]
-    names = list(dict.fromkeys(name for split in splits for name in metrics[split]))
+    columns = {
+        split: {
+            name: _cell(value, values.get(f"{name}_std"))
+            for name, value in values.items()
+            if not (name.endswith("_std") and name.removesuffix("_std") in values)
+        }
+        for split, values in metrics.items()
+        if values
+    }
+    names = list(dict.fromkeys(name for cells in columns.values() for name in cells))
     width = max((len(name) for name in names), default=0)
-    lines = [" " * width + "".join(f"{split:>10}" for split in splits)]
+    widths = [max(10, *(len(c) + 4 for c in cells.values())) for cells in columns.values()]
+    titles = zip(columns, widths, strict=True)
+    lines = [" " * width + "".join(f"{split:>{wide}}" for split, wide in titles)]
     for name in names:
-        cells = (metrics[split].get(name) for split in splits)
-        row = "".join(f"{'-' if cell is None else format(cell, '.4f'):>10}" for cell in cells)
+        cells = zip(columns.values(), widths, strict=True)
+        row = "".join(f"{column.get(name, '-'):>{wide}}" for column, wide in cells)
         lines.append(f"{name:<{width}}{row}")
     return "\n".join(lines)
+
+
+def _cell(value: float, std: float | None) -> str:
+    return f"{value:.4f}" if std is None else f"{value:.4f} ± {std:.4f}"
 
 
 def training_summary(report: TrainingReport, cfg: DictConfig) -> str:

@@ -19,6 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from ml_project_template.errors import SweepError
+from ml_project_template.utils.collecting import uncollected
 from ml_project_template.utils.secrets import find_secrets, redact
 from ml_project_template.utils.signals import was_stopped
 
@@ -59,38 +60,39 @@ class ProjectSweeper(Sweeper):
             ConfigError: All that is wrong with it, before anything is run.
             SweepError: The study can't be opened, or too many of its trials have failed.
         """
-        from entrypoints._plan import make_plan, prepare_data
-        from ml_project_template.sweeps.pool import start_imports
+        with uncollected():
+            from entrypoints._plan import make_plan, prepare_data
+            from ml_project_template.sweeps.pool import start_imports
 
-        plan = make_plan(self._config, self._context.config_loader, arguments)
-        if plan.options.n_jobs and not _has_launcher(self._config):
-            # Beside all that comes first: the workers are forked from it when their time comes.
-            start_imports(_preload(plan, tracked=bool(self._config.tracking.enabled)))
-        plan = prepare_data(plan)
+            plan = make_plan(self._config, self._context.config_loader, arguments)
+            if plan.options.n_jobs and not _has_launcher(self._config):
+                # Beside all that comes first: workers are forked from it when their time comes.
+                start_imports(_preload(plan, tracked=bool(self._config.tracking.enabled)))
+            plan = prepare_data(plan)
         _run(plan, self._config, self._context, self._task)
 
 
 def _run(plan: Plan, config: DictConfig, context: HydraContext, task: TaskFunction) -> None:
-    from entrypoints._report import finish, introduce
     from entrypoints._training import make_tracker
     from entrypoints._trial import TrialRunner, trial_config
 
     first = trial_config(next(iter(plan.recipe.bases.values())))
-    experiment_name = plan_experiment(plan)
     tracker = make_tracker(first)
-    study = _open_study(plan, first)
     folder = Path(config.hydra.sweep.dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    known = cast(dict[str, Any], OmegaConf.to_container(config))
-    hidden = redact(OmegaConf.to_yaml(config), find_secrets(known))
-    (folder / "multirun.yaml").write_text(hidden, encoding="utf-8")
-    introduce(plan, study)
-    with _parent(tracker, study, plan, experiment_name) as parent:
+    with contextlib.ExitStack() as stack:
+        with uncollected():
+            from entrypoints._report import finish, introduce
+
+            study = _open_study(plan, first)
+            _save_config(config, folder)
+            introduce(plan, study)
+            parent = stack.enter_context(_parent(tracker, study, plan))
+            _settle_children(tracker, parent, study)
         runner = TrialRunner(
             recipe=plan.recipe,
             context=context,
             parent_run_id=parent.id,
-            experiment_name=experiment_name,
+            experiment_name=plan.experiment_name,
             log_plots=plan.options.log_plots,
             log_models=plan.options.log_models,
             # Not looked at: where a model goes is known inside of its job alone.
@@ -98,7 +100,6 @@ def _run(plan: Plan, config: DictConfig, context: HydraContext, task: TaskFuncti
             or first.model_path is not None,
             seeds=plan.seeds,
         )
-        _settle_children(tracker, parent, study)
         if not study.is_done():
             try:
                 _work(plan, study, runner, config, context, task, tracker, parent, folder)
@@ -107,7 +108,7 @@ def _run(plan: Plan, config: DictConfig, context: HydraContext, task: TaskFuncti
                     log.info("Sweep: stopped; the same command goes on where it is now")
                 raise
         _settle_children(tracker, parent, study)
-        with study.locked():
+        with uncollected(), study.locked():
             summary = finish(plan, study, config, tracker=tracker, parent=parent, folder=folder)
     print(summary)
     results = study.results()
@@ -118,10 +119,12 @@ def _run(plan: Plan, config: DictConfig, context: HydraContext, task: TaskFuncti
         )
 
 
-def plan_experiment(plan: Plan) -> str:
-    """Say which experiment all runs of a sweep go to: a run and those below it share one."""
-    names = {str(base.experiment_name) for base in plan.recipe.bases.values()}
-    return names.pop() if len(names) == 1 else "sweeps"
+def _save_config(config: DictConfig, folder: Path) -> None:
+    """Write what the command was composed to, as Hydra's own sweepers do, without secrets."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = cast(dict[str, Any], OmegaConf.to_container(config))
+    hidden = redact(OmegaConf.to_yaml(config), find_secrets(known))
+    (folder / "multirun.yaml").write_text(hidden, encoding="utf-8")
 
 
 def _open_study(plan: Plan, cfg: DictConfig) -> SweepStudy:
@@ -197,12 +200,12 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def _parent(tracker: Tracker, study: SweepStudy, plan: Plan, experiment_name: str) -> Iterator[Run]:
+def _parent(tracker: Tracker, study: SweepStudy, plan: Plan) -> Iterator[Run]:
     """Open the run above all trials: one for a study, however often it is gone on with."""
     from ml_project_template.tracking import MLflowTracker
 
     if not isinstance(tracker, MLflowTracker):
-        with tracker.start_run(experiment_name=experiment_name) as run:
+        with tracker.start_run(experiment_name=plan.experiment_name) as run:
             yield run
         return
     tags = {"study": study.settings.name, "study_uid": study.get("uid")}
@@ -211,10 +214,10 @@ def _parent(tracker: Tracker, study: SweepStudy, plan: Plan, experiment_name: st
     )
     with contextlib.ExitStack() as stack:
         with study.locked():
-            run_id = above.find_run(experiment_name, {"study_uid": tags["study_uid"]})
+            run_id = above.find_run(plan.experiment_name, {"study_uid": tags["study_uid"]})
             if run_id is None:
                 opened = above.start_run(
-                    experiment_name=experiment_name, run_name=study.settings.name
+                    experiment_name=plan.experiment_name, run_name=study.settings.name
                 )
             else:
                 opened = above.continue_run(run_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["cross_validate", "fit_model", "make_tracker", "metric_of"]
 
+log = logging.getLogger(__name__)
+
 
 def fit_model(
     cfg: DictConfig,
@@ -30,6 +33,7 @@ def fit_model(
     *,
     tracker: Tracker,
     reporters: Sequence[Reporter] = (),
+    progress: bool = True,
     **changes: Any,
 ) -> TrainingReport:
     """Train ``cfg.model`` on rows that are prepared already.
@@ -41,6 +45,7 @@ def fit_model(
         test_data: Rows to judge by at the end.
         tracker: Where the run is kept.
         reporters: Who else hears of each step of the fit.
+        progress: Show how far the fit has come.
         **changes: What is to differ from the configuration: ``experiment_name``, ``run_name``,
             ``model_path`` or ``seed``.
 
@@ -64,6 +69,7 @@ def fit_model(
         config={key: value for key, value in plain(cfg).items() if key != "sweep"},
         storage_options=storage_options(cfg),
         reporters=reporters,
+        progress=progress,
         **settings,
         **(plain(cfg.get("training")) or {}),
     )
@@ -107,8 +113,12 @@ def cross_validate(
             run_name=name,
             model_path=None,
             seed=seed,
+            progress=False,
         )
         found.append(report.metrics)
+        keys = [key for key in ("val_loss", "val_accuracy") if key in report.metrics]
+        shown = ", ".join(f"{key} {report.metrics[key]:.4g}" for key in keys)
+        log.info("%s (%d of %d): %s", name, len(found), len(parts), shown)
         if progress is not None:
             means = {
                 name: sum(metrics[name] for metrics in found) / len(found)

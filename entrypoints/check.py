@@ -32,6 +32,7 @@ def check(cfg: DictConfig) -> list[str]:
         *_collect(_data_problems, cfg),
         *_collect(_storage_problems, cfg),
         *_collect(_tracking_problems, cfg),
+        *_collect(_sweep_problems, cfg),
     ]
 
 
@@ -179,6 +180,21 @@ def _tracking_problems(cfg: DictConfig) -> Iterator[str]:
 
     check_reachable(cfg.tracking.uri)
     yield from ()
+
+
+def _sweep_problems(cfg: DictConfig) -> Iterator[str]:
+    """Look at what a search would do with these settings, if they choose one."""
+    settings = plain(cfg.sweep)
+    if settings.get("sampler") == "grid" and not settings.get("search_space"):
+        return
+    from ml_project_template.sweeps.options import read_options
+    from ml_project_template.sweeps.space import parse_space
+
+    space = parse_space(read_options(settings).search_space, [])
+    missing = object()
+    for key in space.distributions:
+        if OmegaConf.select(cfg, key.lstrip("+"), default=missing) is missing:
+            yield f"sweep.search_space.{key}: there is no such setting"
 
 
 def _without_target(node: DictConfig) -> dict[str, Any]:

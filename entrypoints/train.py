@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -49,11 +50,13 @@ def train(cfg: DictConfig) -> TrainingReport:
 
     from ml_project_template.runs import OpenRun
 
+    started = time.perf_counter()
     with tracker.start_run(experiment_name=cfg.experiment_name, run_name=cfg.run_name) as tracked:
         report = fit_model(cfg, *splits, tracker=OpenRun(tracked, tracker))
         metrics = cross_validate(cfg, folds, tracker=tracker, tracked=tracked)
         tracked.log_metrics(metrics)
-    return replace(report, metrics={**report.metrics, **metrics})
+    seconds = time.perf_counter() - started
+    return replace(report, metrics={**report.metrics, **metrics}, seconds=seconds)
 
 
 @entrypoint("train", sweeps=True)

@@ -1182,10 +1182,14 @@ import multiprocessing, sys
 from ml_project_template import tracking
 
 def work(barrier):
-    with tracking.MLflowTracker(sys.argv[1]).start_run(experiment_name="same") as run:
-        for turn in range(4):
-            barrier.wait(60)
-            run.log_dataset(f"data {turn}", digest="d" * 64, source="x.csv", context="train")
+    try:
+        with tracking.MLflowTracker(sys.argv[1]).start_run(experiment_name="same") as run:
+            for turn in range(4):
+                barrier.wait(60)
+                run.log_dataset(f"data {turn}", digest="d" * 64, source="x.csv", context="train")
+    except BaseException:
+        barrier.abort()
+        raise
 
 if __name__ == "__main__":
     # Imported before the fork, so that the eight begin at the same instant.
@@ -1301,3 +1305,40 @@ def test_after_the_warm_up_a_run_imports_nothing_more(store: str, tmp_path: Path
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_is_gone_on_with_keeps_what_earlier_sessions_left(store: str) -> None:
+    logger = logging.getLogger("sessions")
+    run = Run()
+
+    def first_session() -> None:
+        nonlocal run
+        with MLflowTracker(store).start_run(experiment_name="x") as run:
+            logger.warning("the first session")
+            run.log_params({"first": "x" * 7000})
+            raise RuntimeError("lost power")
+
+    with pytest.raises(RuntimeError, match="lost power"):
+        first_session()
+    assert run.id is not None
+    assert "error" in stored_run(store, run.id).data.tags
+    with MLflowTracker(store).continue_run(run.id) as again:
+        logger.warning("the second session")
+        again.log_params({"second": "y" * 7000})
+    found = stored_run(store, run.id)
+    assert found.info.status == "FINISHED"
+    # The error was that of an end that it does not have any more.
+    assert "error" not in found.data.tags
+    files = Path(found.info.artifact_uri)
+    assert "the first session" in (files / "logs" / "console.log").read_text()
+    assert "the second session" in (files / "logs" / "console_2.log").read_text()
+    assert "first" in json.loads((files / "params_long.json").read_text())
+    assert "second" in json.loads((files / "params_long_2.json").read_text())
+
+
+def test_a_run_is_found_by_a_tag_with_a_quote(store: str) -> None:
+    tracker = MLflowTracker(store, tags={"owner": "it's me"})
+    with tracker.start_run(experiment_name="x") as run:
+        pass
+    assert tracker.find_run("x", {"owner": "it's me"}) == run.id
+    assert tracker.find_run("x", {"owner": "it's you"}) is None

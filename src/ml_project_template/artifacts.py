@@ -52,6 +52,7 @@ __all__ = [
     "WEIGHTS_SKOPS",
     "check_target",
     "copy_model_directory",
+    "import_skops",
     "load_estimator",
     "load_tensors",
     "open_model_directory",
@@ -330,7 +331,7 @@ def save_estimator(path: str | os.PathLike[str], estimator: Any) -> None:
         ArtifactError: If skops can't store it, or it has more parts than `load_estimator` takes.
     """
     try:
-        content = _skops().dumps(estimator)
+        content = import_skops().dumps(estimator)
     except Exception as error:
         raise ArtifactError(
             f"{type(estimator).__name__} can't be stored by skops: {_line(error)}."
@@ -382,7 +383,7 @@ def load_estimator(path: str | os.PathLike[str], *, trusted: Sequence[str]) -> A
             UnicodeDecodeError,
         ) as error:
             raise ArtifactError(f"'{file.name}' is no skops file: {_line(error)}.") from error
-    skops = _skops()
+    skops = import_skops()
     allowed = _PLAIN_TYPES | set(trusted) | _number_types()
     strangers = sorted(_types_of(schema) - allowed)
     if strangers:
@@ -800,7 +801,7 @@ _PLAIN_TYPES = frozenset(
 )
 
 
-def _skops() -> Any:
+def import_skops() -> Any:
     """Import skops without every module of scikit-learn and, through one of them, torch."""
     with _skops_lock:
         if "skops.io" not in sys.modules:

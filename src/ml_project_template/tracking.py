@@ -94,6 +94,7 @@ _PARAM_LENGTH = 6000
 _KEY_LENGTH = 250
 _TAG_LENGTH = 8000
 _DIGEST_LENGTH = 36
+_ERROR_TAG = "error"
 _ERROR_LENGTH = 500
 
 _INPUT_ATTEMPTS = 5
@@ -173,15 +174,22 @@ class MLflowTracker(Tracker):
     def continue_run(self, run_id: str) -> Iterator[Run]:
         """Go on with a run that was opened before, by this process or another one.
 
-        It is RUNNING again meanwhile, and ends as one of `start_run` does.
+        It is RUNNING again meanwhile, and ends as one of `start_run` does. The console's lines of
+        each session are kept: ``logs/console.log``, ``logs/console_2.log``.
 
         Raises:
             TrackingError: There is no such run, or the server or database can't be used.
         """
         with self._client() as (client, uri, secrets):
-            experiment_id = client.get_run(run_id).info.experiment_id
+            before = client.get_run(run_id)
+            if _ERROR_TAG in before.data.tags:
+                # Of the end that it does not have any more.
+                client.delete_tag(run_id, _ERROR_TAG)
+            sessions = len(client.list_artifacts(run_id, posixpath.dirname(CONSOLE_LOG)))
             client.update_run(run_id, status="RUNNING")
-        with self._running(client, run_id, experiment_id, uri, secrets) as run:
+        with self._running(
+            client, run_id, before.info.experiment_id, uri, secrets, session=sessions + 1
+        ) as run:
             yield run
 
     def below(
@@ -218,7 +226,8 @@ class MLflowTracker(Tracker):
             experiment = client.get_experiment_by_name(experiment_name)
             if experiment is None:
                 return None
-            wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+            quoted = {key: f'"{v}"' if "'" in v else f"'{v}'" for key, v in tags.items()}
+            wanted = " and ".join(f"tags.`{key}` = {value}" for key, value in quoted.items())
             found = client.search_runs([experiment.experiment_id], wanted, max_results=1)
             return found[0].info.run_id if found else None
 
@@ -303,6 +312,8 @@ class MLflowTracker(Tracker):
         experiment_id: str,
         uri: str,
         secrets: set[str],
+        *,
+        session: int = 1,
     ) -> Iterator[Run]:
         """Give an open run to a block, and set the end state on the way out."""
         run = MLflowRun(
@@ -313,6 +324,7 @@ class MLflowTracker(Tracker):
             secrets=secrets,
             log_plots=self.log_plots,
             log_models=self.log_models,
+            session=session,
         )
         with captured_log(secrets) as console, stopping_by_exception():
             closing = False
@@ -343,7 +355,9 @@ class MLflowRun(Run):
         secrets: set[str],
         log_plots: bool,
         log_models: bool,
+        session: int = 1,
     ) -> None:
+        self._session = session
         self.id: str = run_id
         self.ended = False
         self.experiment_id: str = experiment_id
@@ -379,7 +393,7 @@ class MLflowRun(Run):
                 self._client.log_batch(self.id, params=batch)
         if long:
             self._long_params |= long
-            self.log_text(json.dumps(self._long_params, indent=2), LONG_PARAMS)
+            self.log_text(json.dumps(self._long_params, indent=2), self._own(LONG_PARAMS))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log metrics, of one step where `step` is given; sent in batches.
@@ -534,10 +548,11 @@ class MLflowRun(Run):
             # The state comes first: whoever stops a run may have little patience.
             attempt(lambda: self._terminate(status))
             text = f"{type(error).__name__}: {error}"
-            tag = {"error": redact(text, self._secrets)[:_ERROR_LENGTH]}
+            tag = {_ERROR_TAG: redact(text, self._secrets)[:_ERROR_LENGTH]}
             attempt(lambda: self.log_tags(tag))
         attempt(self.flush)
-        attempt(lambda: self.log_text(console.read_text(encoding="utf-8"), CONSOLE_LOG))
+        log = self._own(CONSOLE_LOG)
+        attempt(lambda: self.log_text(console.read_text(encoding="utf-8"), log))
         if error is None:
             attempt(lambda: self._terminate("FAILED" if failures else status))
             if failures:
@@ -557,6 +572,11 @@ class MLflowRun(Run):
                 batch = self._metrics[:_METRICS_PER_BATCH]
                 self._client.log_batch(self.id, metrics=batch)
                 del self._metrics[: len(batch)]
+
+    def _own(self, artifact: str) -> str:
+        """Name a file so that it does not take the place of one of an earlier session."""
+        stem, ending = posixpath.splitext(artifact)
+        return artifact if self._session == 1 else f"{stem}_{self._session}{ending}"
 
     def _terminate(self, status: str) -> None:
         with _one_line(self._uri):

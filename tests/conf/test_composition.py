@@ -145,3 +145,32 @@ def test_every_setting_of_the_preprocessing_stands_in_the_yaml() -> None:
         assert set(cfg.preprocessing) - {"_target_"} == set(
             inspect.signature(Preprocessor).parameters
         )
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG_DIRECTORY.glob("sweep/*.yaml")), ids=_name)
+def test_a_sweep_is_valid_and_tries_settings_that_there_are(path: Path) -> None:
+    from entrypoints.check import check
+
+    assert check(compose_config("train", [f"sweep={path.stem}"])) == []
+
+
+def test_a_search_of_settings_that_there_are_not_is_told() -> None:
+    from entrypoints.check import check
+
+    problems = check(compose_config("train", ["sweep=mlp", "model=gb"]))
+    assert "sweep.search_space.model.dropout: there is no such setting" in problems
+    problems = check(compose_config("train", ["sweep=gb", "sweep.pruner=nun"]))
+    assert problems == [
+        "sweep.pruner: Unknown pruner 'nun'. Did you mean 'none'? Available: halving, hyperband, "
+        "median, none, percentile."
+    ]
+
+
+def test_every_setting_of_a_sweep_stands_in_the_yaml() -> None:
+    from dataclasses import fields
+
+    from ml_project_template.sweeps.options import SweepOptions
+
+    names = {field.name for field in fields(SweepOptions)}
+    for path in CONFIG_DIRECTORY.glob("sweep/*.yaml"):
+        assert set(compose_config("train", [f"sweep={path.stem}"]).sweep) == names

@@ -309,7 +309,13 @@ warm = set(sys.modules)
 threads = threading.active_count()
 cuda = "torch" in warm and sys.modules["torch"].cuda.is_initialized()
 cls(**arguments).train(
-    experiment_name="x", train_data=data, val_data=data, seed=0, tracking=False, **training
+    experiment_name="x",
+    train_data=data,
+    val_data=data,
+    model_path="model",
+    seed=0,
+    tracking=False,
+    **training,
 )
 light = {"ml_project_template", "pydantic", *sys.stdlib_module_names}
 late = [module for module in set(sys.modules) - warm if module.partition(".")[0] not in light]

@@ -102,8 +102,9 @@ class GBClassifier(BaseModel):
 
     @classmethod
     def warm_up(cls) -> None:
-        """Import scikit-learn's boosters."""
+        """Import scikit-learn's boosters, and what writes them."""
         importlib.import_module("sklearn.ensemble")
+        artifacts.import_skops()
 
     def get_params(self) -> dict[str, Any]:
         """Return the parameters, and those that scikit-learn sets by itself."""

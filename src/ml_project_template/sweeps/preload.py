@@ -7,10 +7,11 @@ Nothing here may start a thread or touch a device: a fork would not survive it.
 from __future__ import annotations
 
 import atexit
-import gc
 import importlib
 import json
 import os
+
+from ml_project_template.utils.collecting import uncollected
 
 __all__ = ["PRELOAD_VARIABLE"]
 
@@ -18,9 +19,7 @@ PRELOAD_VARIABLE = "ML_PROJECT_PRELOAD"
 
 
 def _preload(names: list[str]) -> None:
-    # Collecting while modules are made finds nothing, and costs as much again as making them.
-    gc.disable()
-    try:
+    with uncollected():
         for name in names:
             module_name, _, function = name.partition(":")
             try:
@@ -31,10 +30,6 @@ def _preload(names: list[str]) -> None:
                     found()  # type: ignore[operator]
             except Exception:  # noqa: S112 - whoever needs it tells what is wrong with it
                 continue
-    finally:
-        # What is imported stays: the collector of a worker need not look through it.
-        gc.freeze()
-        gc.enable()
 
 
 if PRELOAD_VARIABLE in os.environ:
