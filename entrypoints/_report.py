@@ -344,14 +344,14 @@ def _summary(
     steps = where_to_look(parent.id, parent.experiment_id, cfg)
     if results.best is not None:
         own = [
-            word
+            f"file://{source.path}"
             for source in config.hydra.runtime.config_sources
             if source.provider == "command-line"
-            for word in ("--config-dir", source.path)
         ]
-        if not own:
-            words = ["train", "--config-dir", str(folder / "conf"), f"experiment={_EXPERIMENT}"]
-            steps.append(("again", command(words)))
+        # Hydra takes one folder by --config-dir: the user's own is named in the other way.
+        beside = [f"hydra.searchpath=[{','.join(own)}]"] if own else []
+        words = ["train", "--config-dir", str(folder / "conf"), *beside]
+        steps.append(("again", command([*words, f"experiment={_EXPERIMENT}"])))
     if told["model"] is not None:
         steps += model_commands(told["model"])
     failures = failures_table(results)
@@ -377,7 +377,8 @@ def _standing(results: SweepResults) -> str:
     parts = []
     best = results.best
     if best is not None and best.values is not None:
-        parts.append(f"best {results.objectives[0].metric} {best.values[0]:.4g} by {best.number}")
+        metric = results.objectives[0].metric
+        parts.append(f"best {metric} {best.values[0]:.4g} (trial {best.number})")
     elif results.complete:
         parts.append(f"{len(results.pareto())} Pareto-optimal")
     for name in ("pruned", "failed"):
