@@ -210,11 +210,17 @@ def _compose(
             f"{', '.join(groups)}: {len(products)} combinations of groups are more than "
             f"{_MOST_BASES}: split the sweep"
         )
-    try:
-        return {texts: loader.load_sweep_config(config, [*fixed, *texts]) for texts in products}
-    except HydraException as error:
-        lines = _explain(config, [*fixed, *products[0]])
-        raise ConfigError("\n".join(lines) or str(error)) from error
+    bases = {}
+    problems: list[str] = []
+    for texts in products:
+        try:
+            bases[texts] = loader.load_sweep_config(config, [*fixed, *texts])
+        except HydraException as error:
+            lines = _explain(config, [*fixed, *texts])
+            problems += lines or [" ".join(str(error).split())]
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return bases
 
 
 def _explain(config: DictConfig, overrides: Sequence[str]) -> list[str]:
@@ -234,7 +240,9 @@ def _check(
     seeds: Sequence[int],
 ) -> None:
     """Find what no trial could run with: unknown keys, and values that their settings refuse."""
-    others = {key: extremes(d) for key, d in distributions.items() if key not in recipe.groups}
+    others = {
+        key: _telling(extremes(d)) for key, d in distributions.items() if key not in recipe.groups
+    }
     problems: list[str] = []
     for texts, base in recipe.bases.items():
         # As many configurations as the longest list of values: the n-th has the n-th of each.
@@ -258,6 +266,13 @@ def _check(
             problems.append(f"seed: must be at least 0 and less than 2**32, got {seed}")
     if problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def _telling(values: Sequence[Any]) -> Sequence[Any]:
+    """Keep the values that show whether a setting takes all of them: of numbers, both ends."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return sorted({min(values), max(values)})
+    return values
 
 
 def _choices(texts: Sequence[str]) -> dict[str, str]:

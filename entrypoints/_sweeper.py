@@ -131,10 +131,14 @@ def _open_study(plan: Plan, cfg: DictConfig) -> SweepStudy:
     """Open the study that the command means: the one it began, or a new one."""
     from ml_project_template.sweeps.storage import default_storage, open_store
     from ml_project_template.sweeps.study import StudySettings, SweepStudy
-    from ml_project_template.tracking_address import tracking_uri
+    from ml_project_template.tracking_address import check_reachable, tracking_uri
 
     options = plan.options
-    uri = tracking_uri(cfg.tracking.uri) if cfg.tracking.enabled else None
+    uri = None
+    if cfg.tracking.enabled:
+        # First of all: a study that nothing can be tracked for should not be begun.
+        check_reachable(cfg.tracking.uri)
+        uri = tracking_uri(cfg.tracking.uri)
     address = options.storage or default_storage(uri)
     base = options.study_name or f"{plan.name}-{plan.fingerprint[:8]}"
     name = _newest(base, open_store(address).names(), anew=not options.resume)

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -131,6 +132,7 @@ class TrialRunner:
         setup_globals()
         remember_git_state()
         cfg, own = self.recipe.config(trial.params, trial.number)
+        _take_free_folder(cfg)
         caught: list[Exception] = []
 
         def task(job: DictConfig) -> None:
@@ -261,6 +263,20 @@ class TrialRunner:
         text = f"{trial.number}: {' '.join(own)}"
         short = text if own and len(text) <= _LONGEST_NAME else f"trial {trial.number}"
         return short if cfg.run_name is None else f"{cfg.run_name} {short}"
+
+
+def _take_free_folder(cfg: DictConfig) -> None:
+    """Choose a folder that no trial of another study has, where the command names one for all."""
+    plain_hydra = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
+    if not isinstance(plain_hydra, dict) or plain_hydra["subdir"] != "${hydra.job.num}":
+        return
+    folder, number, more = Path(cfg.hydra.sweep.dir), cfg.hydra.job.num, 1
+    name = str(number)
+    while (folder / name).exists():
+        more += 1
+        name = f"{number}_{more}"
+    with open_dict(cfg):
+        cfg.hydra.sweep.subdir = name
 
 
 def _parent(run_id: str | None) -> Run:

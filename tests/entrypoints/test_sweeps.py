@@ -385,6 +385,8 @@ def test_more_failures_than_allowed_end_the_command_with_an_error(
     [
         (["model=gb", "training.lrr=1,2"], "training.lrr: unknown key"),
         (["model=mpl,gb"], "Unknown model 'mpl'. Did you mean 'mlp'?"),
+        (["model=gb,mpl"], "Unknown model 'mpl'. Did you mean 'mlp'?"),
+        (["model=gb", "seed=1,2", "tracking.uri=http://127.0.0.1:9"], "can't be reached"),
         (["model=gb", "model.max_iter=0,5"], "model.max_iter: must be greater than 0, got 0"),
         (["sweep=nope"], "Unknown sweep 'nope'"),
         (["sweep=gb", "sweep.metric=test_loss"], "the test rows must not choose"),
@@ -393,7 +395,10 @@ def test_more_failures_than_allowed_end_the_command_with_an_error(
         (["sweep=gb", "sweep.njobs=2"], "sweep.njobs: unknown key. Did you mean 'n_jobs'?"),
         (["sweep=gb", "data.val_size=0"], "needs validation rows"),
         (["sweep=gb", "seed=a,b"], "seed: must be whole numbers"),
-        (["sweep=gb", "sweep.storage=sqlite:////proc/no/x.db"], "sweep.storage: '/proc/no' can't be written"),
+        (
+            ["sweep=gb", "sweep.storage=sqlite:////proc/no/x.db"],
+            "sweep.storage: '/proc/no' can't be written",
+        ),
         (["model=gb", "model.max_iter=interval(1,5)"], "a grid takes listed values"),
         (["sweep.sampler=tpe", "sweep.n_trials=3"], "sampler tpe has nothing to choose"),
         (["model=gb", "data=csv", "seed=1,2"], "data.target_column"),
@@ -586,3 +591,16 @@ def test_an_unknown_study_is_told_with_those_there_are(in_process: InProcess) ->
     status, _, err = in_process("sweeps", "study=frist")
     assert status == 1
     assert err == "error: study: Unknown study 'frist'. Did you mean 'first'? Available: first.\n"
+
+
+def test_a_folder_of_an_earlier_sweep_is_not_used_again(
+    in_process: InProcess, workspace: Path
+) -> None:
+    fixed = ("hydra.sweep.dir=here", "tracking=disabled", "seed=1,2")
+    assert in_process(*GRID, *fixed)[0] == 0
+    before = _weights(workspace / ".models/here/0")
+    assert in_process(*GRID, *fixed, "model.max_depth=2")[0] == 0
+    assert _weights(workspace / ".models/here/0") == before
+    assert {path.name for path in (workspace / ".models/here").iterdir()} == {
+        *("0", "1", "0_2", "1_2")
+    }
