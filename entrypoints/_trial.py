@@ -185,9 +185,6 @@ class TrialRunner:
             elif not OmegaConf.is_interpolation(cfg, "model_path"):
                 # One name for all would have them replace one another.
                 cfg.model_path = self._own_path(cfg, HydraConfig.get())
-        problems = argument_problems(cfg)
-        if problems:
-            raise ConfigError("\n".join(problems))
         tracker = make_tracker(cfg).below(
             _parent(self.parent_run_id),
             tags={TRIAL_TAG: trial.number},
@@ -198,6 +195,10 @@ class TrialRunner:
             experiment_name=self.experiment_name, run_name=self._name(cfg, trial, own)
         ) as tracked:
             trial.note(run_id=tracked.id)
+            # Inside of the run, so that what is wrong with a trial stands there, too.
+            problems = argument_problems(cfg)
+            if problems:
+                raise ConfigError("\n".join(problems))
             try:
                 metrics, model_path = self._fit(cfg, trial, tracker, tracked)
             except Pruned as pruned:

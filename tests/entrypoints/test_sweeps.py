@@ -357,7 +357,8 @@ def test_a_sweep_goes_on_past_trials_that_fail_and_names_them(
     status, out, err = in_process(*GRID, *BROKEN, "sweep.max_failure_rate=0.34")
     assert status == 0, err
     _, children = _runs(workspace)
-    assert len([r for r in children if r.info.status == "FINISHED"]) == 9
+    assert Counter(r.info.status for r in children) == {"FINISHED": 9, "FAILED": 3}
+    assert "belongs to booster exact" in children[0].data.tags["error"]
     failed = [row for row in _results(workspace) if row["state"] == "failed"]
     assert [(r["model.booster"], r["model.subsample"]) for r in failed] == [
         ("histogram", "0.5")

@@ -97,17 +97,27 @@ def test_options_must_be_of_a_sampler_or_a_pruner_that_there_is(kind: str, choic
     assert choice in line
 
 
+@pytest.mark.parametrize("kind", ["sampler", "pruner"])
+def test_options_under_a_number_are_those_of_nothing_that_there_is(kind: str) -> None:
+    lines = _problems(**{f"{kind}_options": {1: {}}})
+    assert all(line.startswith(f"sweep.{kind}_options") for line in lines)
+    assert any(f"Unknown {kind} '1'." in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("settings", "where"),
     [
         (
             {"sampler": "tpe", "sampler_options": {"tpe": {"n_startup": 1}}},
-            "sweep.sampler_options.tpe: Unknown option of TPESampler 'n_startup'. Did you mean "
-            "'n_startup_trials'?",
+            "sweep.sampler_options.tpe.n_startup: unknown key. Did you mean 'n_startup_trials'? ",
+        ),
+        (
+            {"sampler": "tpe", "sampler_options": {"tpe": {"seed": 1}}},
+            "sweep.sampler_options.tpe.seed: unknown key. ",
         ),
         (
             {"pruner": "percentile"},
-            "sweep.pruner_options.percentile: ",
+            "sweep.pruner_options.percentile.percentile: is required",
         ),
         (
             {"pruner": "median", "pruner_options": {"median": {"n_warmup_steps": -1}}},
@@ -176,6 +186,12 @@ def test_a_metric_that_nobody_knows_needs_a_direction() -> None:
 def test_there_is_a_direction_for_each_metric(direction: list[str]) -> None:
     (line,) = _problems(metric=["val_loss", "val_accuracy"], direction=direction)
     assert line == f"sweep.direction: {len(direction)} directions for 2 metrics"
+
+
+def test_a_sampler_for_one_metric_is_refused_with_two() -> None:
+    (line,) = _problems(metric=["val_loss", "val_accuracy"], sampler="cmaes")
+    assert line == "sweep.sampler: cmaes takes one metric; choose tpe, gp or nsgaii"
+    assert _read(metric="val_loss", sampler="cmaes").sampler == "cmaes"
 
 
 def test_without_a_metric_there_is_nothing_to_compare_by() -> None:

@@ -265,6 +265,20 @@ def test_a_grid_with_seeds_has_a_table_of_its_means() -> None:
     assert "Left out" not in reader.text
 
 
+def test_a_trial_that_is_a_mean_itself_has_its_own_spread() -> None:
+    trials = (
+        Trial(0, "complete", {"a": 1}, (0.4,), {"val_loss": 0.4}),
+        Trial(1, "complete", {"a": 2}, (0.11623,), {"val_loss": 0.11623, "val_loss_std": 0.0123}),
+    )
+    results = SweepResults("s", (_LOSS,), trials, 2)
+    reader = _Reader(sweep_page(results, optuna.create_study(), title="Folds"))
+    assert reader.names().count("table") == 1
+    assert [row[:5] for row in reader.rows[1:]] == [
+        ["1", "1", "complete", "2", "0.116 ± 0.012"],
+        ["2", "0", "complete", "1", "0.40000"],
+    ]
+
+
 def test_a_distance_within_the_noise_of_the_seeds_is_called_so() -> None:
     trials = tuple(
         Trial(n, "complete", {"a": n % 2, "seed": n // 2}, (value,))

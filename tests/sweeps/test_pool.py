@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from ml_project_template.sweeps import pool
 from ml_project_template.sweeps.pool import Share, shares, visible_gpus
 from ml_project_template.utils.processes import is_running
 
@@ -57,6 +58,14 @@ def endless(trial):
     (HERE / f"{trial.number}.new").rename(HERE / f"{trial.number}.pid")
     while True:
         time.sleep(0.05)
+
+def exiting(trial):
+    print("error: of the model's own")
+    # 79 is what a worker itself exits with that can't work.
+    codes = [0, 1, 79, "error: bye"]
+    if trial.number < len(codes):
+        sys.exit(codes[trial.number])
+    trial.complete({"val_loss": 1.0}, pid=os.getpid())
 
 def deadly(trial):
     print("about to die", flush=True)
@@ -122,6 +131,15 @@ def abandoned():
     with begin(trials.endless) as workers:
         while workers.wait(1.0):
             pass
+
+def exits():
+    with begin(trials.exiting, 1) as workers:
+        while workers.wait(1.0):
+            pass
+    study = SweepStudy(settings)
+    pids = [t.user_attrs["facts"].get("pid") for t in study.optuna.trials]
+    tell(states=study.trial_states(), workers=len(set(pids[4:])),
+         errors=[trial.error for trial in study.results().failed])
 
 def broken():
     (HERE / "file").touch()
@@ -252,6 +270,34 @@ def test_workers_end_when_the_process_that_watches_over_them_is_killed(tmp_path:
             for pid in filter(is_running, pids):
                 os.kill(pid, signal.SIGKILL)
             raise
+
+
+def test_a_model_that_exits_ends_its_trial_and_neither_the_worker_nor_the_sweep(
+    tmp_path: Path,
+) -> None:
+    done = _run(tmp_path, "exits")
+    assert list(done.found["states"].values()) == ["failed"] * 4 + ["complete"] * 2
+    assert done.found["errors"] == [f"SystemExit: {code}" for code in (0, 1, 79, "error: bye")]
+    assert done.found["workers"] == 1
+    assert done.log(0).count("error: of the model's own\n") == 6
+
+
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        ("starts\nerror: no disk\n", "no disk"),
+        ("error: of the model\nTraceback\nerror: no lock\nand more\n", "no lock"),
+        ("an error: in a line\n", "a worker can't work; what it printed is in '{path}'."),
+        ("", "a worker can't work; what it printed is in '{path}'."),
+        ("\xff\nerror: é\n", "\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_the_reason_of_a_worker_is_the_last_line_that_is_an_error(
+    printed: str, told: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "worker-0.log"
+    path.write_text(printed, encoding="latin-1")
+    assert pool._told_error(path) == told.format(path=path)
 
 
 def test_a_worker_that_cannot_work_ends_the_sweep_with_its_reason(tmp_path: Path) -> None:

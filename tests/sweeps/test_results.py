@@ -184,6 +184,8 @@ def test_values_are_short(value: object, text: str) -> None:
         ((0.5,), "0.50000"),
         ((12345.6,), "12346"),
         ((0.03123, 0.00213, 3), "0.0312 ± 0.0021 (3)"),
+        ((0.11623, 0.0123), "0.116 ± 0.012"),
+        ((0.5, 0.0), "0.5 ± 0"),
         ((1234.5, 321.0, 2), "1234 ± 321 (2)"),
         ((0.5, 0.0, 2), "0.5 ± 0 (2)"),
         ((1e-9, 2e-10, 2), "1e-09 ± 2e-10 (2)"),
@@ -215,6 +217,47 @@ def test_the_table_has_a_row_for_each_configuration_with_seeds() -> None:
         "   2   3,4,5  0.01    0.40 ± 0.26 (3)",
         "1 pruned, 1 failed",
     ]
+
+
+def _within() -> SweepResults:
+    """Trials that are a mean over folds each, but for one that says nothing of them."""
+    stds = [{"val_loss_std": 0.0123}, {"val_loss_std": 0.5, "val_f1_std": 0.1}, {"val_f1": 0.5}]
+    losses = [0.11623, 0.4, 0.5]
+    trials = [
+        Trial(n, "complete", {"lr": n / 10}, (loss,), {"val_loss": loss, **std})
+        for n, (loss, std) in enumerate(zip(losses, stds, strict=True))
+    ]
+    return _sweep(trials)
+
+
+def test_a_trial_that_is_a_mean_itself_has_its_own_spread_and_no_number() -> None:
+    assert results_table(_within()).splitlines() == [
+        "rank  trial   lr       val_loss",
+        "   1      0    0  0.116 ± 0.012",
+        "   2      1  0.1    0.40 ± 0.50",
+        "   3      2  0.2        0.50000",
+    ]
+    assert "| 1 | 0 | 0 | 0.116 ± 0.012 |" in to_markdown(_within()).splitlines()
+    assert "<lr=0>: <val_loss> 0.116 ± 0.012, " in _words(_within())
+    assert [each.spread(0, "val_loss") for each in _within().configurations()] == [
+        *(0.0123, 0.5, None)
+    ]
+
+
+def test_each_objective_has_its_own_spread() -> None:
+    metrics = {"val_loss_std": 0.01, "val_accuracy_std": 0.02}
+    trials = [Trial(0, "complete", {"a": 1}, (0.5, 0.75), metrics), _trial(1, 0.6, 0.5, a=2)]
+    lines = results_table(_sweep(trials, _LOSS, _ACCURACY)).splitlines()
+    assert "  0.500 ± 0.010  0.750 ± 0.020" in lines[1]
+    assert "±" not in lines[2]
+
+
+def test_the_spread_over_seeds_is_the_one_between_them() -> None:
+    trials = [
+        Trial(n, "complete", {"seed": n}, (value,), {"val_loss_std": 9.0})
+        for n, value in enumerate([0.2, 0.3, 0.25])
+    ]
+    assert "0.250 ± 0.050 (3)" in results_table(_sweep(trials))
 
 
 def test_the_table_marks_the_pareto_front() -> None:

@@ -92,16 +92,27 @@ def test_an_unknown_sampler_is_told_with_those_there_are() -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"n_startup": 3}, "Unknown option of TPESampler 'n_startup'. Did you mean"),
-        ({"n_startup_trials": 3, "nonsense": 1}, "'nonsense'"),
+        ({"n_startup": 3}, "n_startup: unknown key. Did you mean 'n_startup_trials'? Available: "),
+        ({"n_startup_trials": 3, "nonsense": 1}, "nonsense: unknown key. Available: "),
+        ({"n_startup_trials": "3"}, "n_startup_trials: must be a whole number, got '3'"),
+        ({"constant_liar": "yes"}, "constant_liar: must be true or false, got 'yes'"),
+        # It has a setting of its own.
+        ({"seed": 3}, "seed: unknown key. Available: "),
     ],
 )
-def test_unknown_options_of_a_sampler_are_told(options: Mapping[str, Any], why: str) -> None:
-    with pytest.raises(ConfigError, match=why) as caught:
+def test_a_wrong_option_of_a_sampler_is_told(options: Mapping[str, Any], why: str) -> None:
+    with pytest.raises(ConfigError) as caught:
         make_sampler("tpe", options, 1)
-    assert str(caught.value).startswith("sweep.sampler_options.tpe: ")
-    # The seed has a setting of its own.
-    assert " seed" not in str(caught.value)
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"sweep.sampler_options.tpe.{why}")
+    assert " seed" not in line
+
+
+def test_all_wrong_options_of_a_sampler_are_told_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_sampler("tpe", {"n_startup": 3, "seed": 3, "group": 1}, 1)
+    found = [line.split(":")[0].rpartition(".")[2] for line in str(caught.value).splitlines()]
+    assert found == ["n_startup", "seed", "group"]
 
 
 def test_a_value_that_a_sampler_refuses_is_told() -> None:
@@ -148,11 +159,20 @@ def test_each_pruner_is_the_class_of_its_name_and_judges(
         (
             "median",
             {"warmup": 1},
-            r"^sweep\.pruner_options\.median: Unknown option of MedianPruner",
+            r"^sweep\.pruner_options\.median\.warmup: unknown key.* mean 'n_warmup_steps'\?",
         ),
-        ("percentile", {}, r"^sweep\.pruner_options\.percentile: .*percentile"),
-        ("median", {"n_warmup_steps": -1}, r"^sweep\.pruner_options\.median: .*n_warmup_steps"),
-        ("median", {"seed": 1}, r"^sweep\.pruner_options\.median: .*seed"),
+        ("percentile", {}, r"^sweep\.pruner_options\.percentile\.percentile: is required$"),
+        (
+            "percentile",
+            {"percentile": "25"},
+            r"^sweep\.pruner_options\.percentile\.percentile: must be a number, got '25'$",
+        ),
+        (
+            "median",
+            {"n_warmup_steps": -1},
+            r"^sweep\.pruner_options\.median: .*warmup steps cannot be negative",
+        ),
+        ("median", {"seed": 1}, r"^sweep\.pruner_options\.median\.seed: unknown key"),
     ],
 )
 def test_what_is_wrong_with_a_pruner_is_told(

@@ -84,6 +84,10 @@ def test_a_value_that_is_given_twice_is_tried_once() -> None:
         "'é#\n'",
         r"'a\\'",
         r"a\\",
+        r"a\,b",
+        r"a\=b",
+        r"\ a",
+        r"\(x\)",
         "${other.key}",
         "/data/t.csv",
         "'s3://b/k?x=1'",
@@ -151,6 +155,46 @@ def test_a_list_is_a_choice() -> None:
     assert _choices([16, 0.5, True, "relu"]) == [16, 0.5, True, "relu"]
 
 
+@pytest.mark.parametrize(
+    "items",
+    [
+        [16],
+        [None, 32],
+        [[None, 32, None], [None, 64]],
+        [["null", "x, y"], [True, 0.5], []],
+        ["x, y", "b"],
+        ["", "b"],
+        ["1", "2"],
+        ["null", "true"],
+        ["it's", 'say "b"', "a\\", "a\\'b"],
+        ["s3://b/k?x=1", "b"],
+        [{"a": None, "b": "1"}, {"a": [1]}],
+    ],
+)
+def test_items_of_a_list_are_what_hydra_reads_from_the_override_again(items: list[Any]) -> None:
+    texts = [override_text("key", choice) for choice in _choices(items)]
+    overrides = [OverridesParser.create().parse_override(text) for text in texts]
+    assert repr([override.value() for override in overrides]) == repr(items)
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        ("1,true", ["key=1", "key=true"]),
+        ("0.0,false", ["key=0.0", "key=false"]),
+        ("1,1.0,1", ["key=1", "key=1.0"]),
+        ([True, 1], ["key=true", "key=1"]),
+    ],
+)
+def test_values_that_python_takes_for_equal_are_tried_each(values: Any, texts: list[str]) -> None:
+    assert [override_text("key", choice) for choice in _choices(values)] == texts
+
+
+def test_the_order_of_values_is_the_one_that_was_written() -> None:
+    assert _choices("shuffle(choice(3,1,2,5,4))") == [3, 1, 2, 5, 4]
+    assert _read({"key": "shuffle(range(1,9))"}) == {"key": IntDistribution(1, 8)}
+
+
 def test_the_command_line_replaces_values_of_the_search_space() -> None:
     space = parse_space({"a": "1,2", "b": "range(1,5)"}, ["a=interval(0.0,1.0)", "c=x,y"])
     assert space.distributions == {
@@ -200,6 +244,21 @@ def test_values_that_cannot_be_tried_are_refused_by_their_key(values: str, why: 
             parse_space(search_space, overrides)
 
 
+@pytest.mark.parametrize(
+    ("values", "why"),
+    [
+        ("choice(1,", r"sweep\.search_space\.some\.key: can't read 'choice\(1,': "),
+        ("choice()", r"(sweep\.search_space\.)?some\.key: can't "),
+        ("glob(*)", r"some\.key: can't be tried: "),
+        ([], r"some\.key: can't be tried: there is no value$"),
+    ],
+)
+def test_values_that_cannot_be_read_are_told_in_one_line(values: Any, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{why}") as caught:
+        parse_space({"some.key": values}, [])
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_combinations_change_the_last_key_first() -> None:
     found = combinations(_read({"a": "x,y", "b": "range(1,6,2)"}))
     assert [(point["a"], point["b"]) for point in found] == [
@@ -211,6 +270,8 @@ def test_combinations_change_the_last_key_first() -> None:
 def test_numbers_of_a_range_are_those_that_were_written() -> None:
     found = [point["a"] for point in combinations(_read({"a": "range(0.1, 1.0, 0.1)"}))]
     assert found == [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    small = [point["a"] for point in combinations(_read({"a": "range(1e-13,4e-13,1e-13)"}))]
+    assert small == [1e-13, 2e-13, 3e-13]
     whole = [point["a"] for point in combinations(_read({"a": "range(1,4)"}))]
     assert whole == [1, 2, 3]
     assert all(type(value) is int for value in whole)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -89,6 +91,16 @@ def test_studies_are_named_from_the_oldest_on(address: str) -> None:
     assert open_store(address).names() == ["zebra", "ape", "lion"]
 
 
+def test_the_study_of_a_folder_that_was_worked_on_last_is_named_last(tmp_path: Path) -> None:
+    first = _study(str(tmp_path), "first")
+    time.sleep(0.02)
+    _study(str(tmp_path), "second")
+    assert open_store(str(tmp_path)).names() == ["first", "second"]
+    time.sleep(0.02)
+    first.set_user_attr("key", 1)
+    assert open_store(str(tmp_path)).names() == ["second", "first"]
+
+
 def test_a_folder_names_studies_alone(tmp_path: Path) -> None:
     _study(str(tmp_path), "study.of=1")
     (tmp_path / "empty.journal").touch()
@@ -130,12 +142,46 @@ def test_a_study_whose_first_line_was_cut_off_begins_anew(tmp_path: Path) -> Non
     assert _study(str(tmp_path)).user_attrs == {"key": 1}
 
 
-@pytest.mark.parametrize("text", ["hello\nyou\n", "{}\n", '{"op_code": 0}\n', "é\n" * 9])
-def test_a_file_that_is_no_journal_is_named_in_one_line(tmp_path: Path, text: str) -> None:
-    (tmp_path / "s.journal").write_text(text, encoding="latin-1")
-    with pytest.raises(SweepError, match=r"s\.journal' is no journal of a study: ") as caught:
-        open_store(str(tmp_path)).open("s")
-    assert len(str(caught.value).splitlines()) == 1
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("hello\nyou\n", "hello\n", "hello", "\n\n", "\0\0\0", "1\n2\n", "[]\n[]\n", "{}\n"),
+        *('{"op_code": 0}\n', '{"op_code": 99}\n', "é\n" * 9),
+    ],
+)
+def test_a_file_that_is_no_journal_is_named_in_one_line_and_left_as_it_is(
+    tmp_path: Path, text: str
+) -> None:
+    path = tmp_path / "s.journal"
+    path.write_text(text, encoding="latin-1")
+    before = path.read_bytes()
+    with pytest.raises(SweepError) as caught:
+        _study(str(tmp_path))
+    assert str(caught.value) == f"sweep.storage: '{path}' is no journal of a study."
+    assert path.read_bytes() == before
+
+
+def test_a_journal_that_is_gone_is_an_error_each_time_and_stands_in_nobodys_way(
+    tmp_path: Path,
+) -> None:
+    study = _study(str(tmp_path))
+    (tmp_path / "s.journal").unlink()
+    found: list[str] = []
+
+    def write() -> None:
+        for _ in range(2):
+            try:
+                study.set_user_attr("key", 1)
+            except FileNotFoundError as error:
+                found.append(str(error))
+
+    # A lock that is still held would be waited for without an end.
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    thread.join(timeout=60)
+    assert not thread.is_alive()
+    assert len(found) == 2
+    assert all("s.journal" in each for each in found)
 
 
 @pytest.mark.parametrize(
@@ -249,6 +295,7 @@ def test_studies_stand_beside_the_database_of_the_runs(workspace: Path) -> None:
         ("mysql+doesnotexist://me:{}@host/name", "'mysql.*://host/name' is no database"),
         ("not a url://me:{}@host/name", "is no database: Could not parse"),
         ("mssql+pyodbc://me:{}@host/name", "'mssql.pyodbc://host/name' needs a driver: .*pyodbc"),
+        ("postgresql+psycopg://me:{}@host:xx/name", "'.*://host:xx/name' is no database"),
         ("sqlite://", "'sqlite://' has no lock that workers could share"),
     ],
 )
@@ -261,6 +308,14 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(
             use()
         assert PASSWORD not in str(caught.value)
         assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("password", ["hunter/22", "hun?ter22", "hun#ter22", "hunt@er22"])
+def test_a_password_may_hold_what_ends_a_host_elsewhere(password: str) -> None:
+    for scheme in ("nonsense", "mssql+pyodbc"):
+        with pytest.raises(SweepError, match=f"'{re.escape(scheme)}://host/name' ") as caught:
+            open_store(f"{scheme}://me:{password}@host/name").open("s")
+        assert password not in str(caught.value)
 
 
 def test_a_file_that_is_no_database_is_named_in_one_line(tmp_path: Path) -> None:

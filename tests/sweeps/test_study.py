@@ -294,6 +294,31 @@ def test_draws_depend_on_the_seed(tmp_path: Path) -> None:
     assert not {p["x"] for p in tried("f", 3)} & {p["x"] for p in tried("g", 4)}
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe", "qmc"])
+@pytest.mark.parametrize("cut", [0, 3])
+def test_a_trial_that_was_cut_off_changes_no_draw(tmp_path: Path, sampler: str, cut: int) -> None:
+    options = {"n_startup_trials": 2} if sampler == "tpe" else {}
+
+    def settings(name: str) -> StudySettings:
+        address = str(tmp_path / name)
+        return _settings(address, 6, sampler=sampler, sampler_options=options)
+
+    whole = _finish(SweepStudy(settings("whole")))
+    study = SweepStudy(settings("parts"))
+    tried = []
+    for _ in range(cut):
+        claim = _claimed(study)
+        study.complete(claim, (float(claim.number),))
+        tried.append(claim.params)
+    study.give_back(_claimed(study))
+    again = SweepStudy(settings("parts"))
+    while (claim_or_none := again.claim()) is not None:
+        # The value that it has in the other study, whose numbers count no trial that was cut off.
+        again.complete(claim_or_none, (float(claim_or_none.number - 1),))
+        tried.append(claim_or_none.params)
+    assert tried == whole
+
+
 # ---- trials that are cut off
 
 
@@ -391,6 +416,55 @@ def test_a_process_that_dies_while_it_claims_leaves_nothing_behind(address: str)
     assert other.params == {"x": 0.25, "act": "relu"}
     assert study.claim() is None
     assert _slots(study) == [0, 1]
+
+
+def test_a_process_that_dies_while_it_draws_anew_loses_nothing_of_what_was_cut_off(
+    address: str,
+) -> None:
+    study = SweepStudy(_settings(address, 1))
+    claim = _claimed(study)
+    study.give_back(claim)
+    # The next one is dead before anything of it is written but what was fixed for it.
+    study.optuna.enqueue_trial(claim.params, user_attrs={"slot": 0, "deaths": 0})
+    study.optuna.ask()
+    again = _claimed(study)
+    assert (again.number, again.params) == (2, claim.params)
+
+
+def test_a_trial_that_ends_while_it_is_taken_for_dead_counts(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = _settings(address, 1, heartbeat=0.02)
+    away, here = SweepStudy(settings), SweepStudy(settings)
+    claim = _claimed(away)
+    _move_away(claim)
+    assert here.claim() is None
+    time.sleep(settings.heartbeat * 4 + 0.05)
+    is_dead = here._is_dead
+
+    def late(trial: Any) -> bool:
+        dead = is_dead(trial)
+        # In the moment between the look and the writing of its death.
+        away.complete(claim, (0.5,))
+        return dead
+
+    monkeypatch.setattr(here, "_is_dead", late)
+    assert here.claim() is None
+    assert here.is_done()
+    assert here.trial_states() == {0: "complete"}
+    assert here.results().trials[0].values == (0.5,)
+
+
+def test_a_trial_that_was_about_to_be_cut_off_and_has_a_result_counts(address: str) -> None:
+    study = SweepStudy(_settings(address, 1))
+    claim = _claimed(study)
+    # Written before the end, by somebody who has died since.
+    claim.trial.set_user_attr("cut_off", True)
+    study.complete(claim, (0.5,))
+    assert study.claim() is None
+    assert study.is_done()
+    assert study.trial_states() == {0: "complete"}
+    assert [trial.values for trial in study.results().trials] == [(0.5,)]
 
 
 def test_a_silent_trial_of_another_machine_is_taken_over(address: str) -> None:
@@ -520,6 +594,28 @@ def test_a_point_that_is_cut_off_is_run_again(address: str) -> None:
     assert _finish(study) == [{"x": 0.125, "act": "relu"}]
 
 
+def test_a_point_from_outside_takes_no_combination_of_a_grid(address: str) -> None:
+    study = SweepStudy(_grid(address))
+    study.optuna.enqueue_trial({"a": "q", "b": 2})
+    first, *others = _finish(study)
+    assert first == {"a": "q", "b": 2}
+    assert others == list(_POINTS)
+    assert study.is_done()
+
+
+def test_a_point_that_is_not_in_the_space_has_failed(address: str) -> None:
+    study = SweepStudy(_settings(address, 2))
+    study.optuna.enqueue_trial({"x": 0.5, "act": "tanh"})
+    assert len(_finish(study)) == 1
+    assert study.is_done()
+    failed, complete = study.results().trials
+    assert (failed.state, complete.state) == ("failed", "complete")
+    assert failed.error is not None
+    assert failed.error.startswith("a point from outside is not in the space: ")
+    assert "tanh" in failed.error
+    assert len(failed.error.splitlines()) == 1
+
+
 def test_a_claim_is_not_that_of_somebody_who_works_for_the_same_sweep(folder: str) -> None:
     settings = _settings(folder, 1)
     boss = dataclasses.replace(this_process(), machine="elsewhere")
@@ -622,3 +718,11 @@ def test_a_study_that_is_not_there_is_told_with_those_that_are(address: str) -> 
     SweepStudy(_settings(address))
     with pytest.raises(SweepError, match="^study: Unknown study 'studi'. Did you mean 'study'?"):
         read_results(open_store(address), "studi")
+
+
+def test_a_journal_that_was_renamed_is_told_in_one_line(tmp_path: Path) -> None:
+    SweepStudy(_settings(str(tmp_path)))
+    (tmp_path / "study.journal").rename(tmp_path / "other.journal")
+    with pytest.raises(SweepError, match="holds something else under the name 'other'") as caught:
+        read_results(open_store(str(tmp_path)), "other")
+    assert len(str(caught.value).splitlines()) == 1

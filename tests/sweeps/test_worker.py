@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
@@ -227,31 +228,58 @@ def test_a_trial_that_had_ended_is_not_given_back(study: SweepStudy) -> None:
     assert study.trial_states() == {0: "complete"}
 
 
-@pytest.mark.parametrize("code", [0, 1, None, "bye"])
-def test_user_code_that_exits_is_a_failure_and_ends_the_worker(
+@pytest.mark.parametrize("code", [0, 1, 3, None, "bye"])
+def test_user_code_that_exits_is_a_failure_of_its_trial_alone(
     study: SweepStudy, code: int | str | None
 ) -> None:
-    with pytest.raises(SystemExit):
-        work(study, _first(_raise(SystemExit(code))))
-    assert study.trial_states() == {0: "failed"}
-    (trial,) = study.results().trials
-    assert trial.error == f"SystemExit: {code}"
-    assert work(study, _complete) == 2
+    assert _failure(study, _raise(SystemExit(code))).error == f"SystemExit: {code}"
 
 
+def _give_away(study: SweepStudy) -> None:
+    """Take the first trial for dead, as somebody else who works on the study does."""
+    number = study.optuna.trials[0]._trial_id
+    study._storage.set_trial_user_attr(number, "cut_off", True)
+    study._storage.set_trial_state_values(number, TrialState.FAIL)
+
+
+@pytest.mark.parametrize("end", [_complete, _raise(ValueError("own")), _raise(SystemExit(1))])
 def test_a_trial_that_was_given_to_somebody_else_does_not_end_the_worker(
-    study: SweepStudy, caplog: pytest.LogCaptureFixture
+    study: SweepStudy, caplog: pytest.LogCaptureFixture, end: Callable[[TrialContext], None]
 ) -> None:
     def lose(trial: TrialContext) -> None:
-        number = study.optuna.trials[0]._trial_id
-        study._storage.set_trial_user_attr(number, "cut_off", True)
-        study._storage.set_trial_state_values(number, TrialState.FAIL)
-        _complete(trial)
+        _give_away(study)
+        end(trial)
 
     with caplog.at_level(logging.WARNING):
         work(study, _first(lose))
     assert "trial 0 was taken for dead" in caplog.text
     assert [trial.number for trial in study.results().trials] == [1, 2, 3]
+    assert [trial.state for trial in study.results().trials] == ["complete"] * 3
+
+
+def test_who_is_asked_to_stop_stops_though_the_trial_is_somebody_elses(study: SweepStudy) -> None:
+    def lose(_: TrialContext) -> None:
+        _give_away(study)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work(study, _first(lose))
+    assert study.trial_states() == {0: "cut off"}
+
+
+def test_what_a_model_tells_need_not_be_plain(study: SweepStudy) -> None:
+    def run(trial: TrialContext) -> None:
+        trial.note(score=np.float32(1.5), model_path=Path("m"))
+        metrics: dict[str, Any] = {"val_loss": np.float32(0.5), "val_f1": np.float64(1.0)}
+        trial.complete(metrics, kind=Objective)
+
+    assert work(study, run) == 3
+    for trial in study.results().trials:
+        assert (trial.state, trial.values, trial.model_path) == ("complete", (0.5,), "m")
+        assert trial.metrics == {"val_loss": 0.5, "val_f1": 1.0}
+    facts = study.optuna.trials[0].user_attrs["facts"]
+    assert float(facts["score"]) == 1.5
+    assert "Objective" in facts["kind"]
 
 
 def test_a_worker_waits_for_the_trials_of_others(

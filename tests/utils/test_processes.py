@@ -90,6 +90,8 @@ def test_a_number_that_nobody_has_is_not_running() -> None:
     # More than any kernel gives (PID_MAX_LIMIT).
     assert not is_running(2**22 + 1)
     assert ProcessId(this_process().machine, 2**22 + 1, 0).is_alive() is False
+    # More than the system takes at all.
+    assert not is_running(2**80)
 
 
 def test_a_process_of_somebody_else_runs_though_it_cannot_be_signalled(

@@ -62,8 +62,20 @@ def test_passwords_inside_urls_are_secrets_wherever_they_stand(url: str, secret:
     assert secret in find_secrets(None, {"DATABASE": url})
 
 
+@pytest.mark.parametrize("password", ["hunter/22", "hun?ter22", "hun#ter22", "h/u?n#ter22"])
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "mysql+pymysql", "mariadb", "ORACLE"])
+def test_passwords_of_databases_may_hold_what_ends_a_host_elsewhere(
+    scheme: str, password: str
+) -> None:
+    url = f"{scheme}://ann:{password}@db:5432/runs"
+    assert password in find_secrets({"tracking": {"uri": url}}, {})
+    assert password not in redact(f"can't open {url}", find_secrets(None, {"STORAGE": url}))
+    assert public_url(url) == f"{scheme}://db:5432/runs"
+
+
 def test_a_url_without_a_password_holds_no_secret() -> None:
     urls = ["http://localhost:5000/a@b", "s3://bucket/key", "http://ann@host"]
+    urls += ["postgresql://ann@host/runs", "sqlite:////data/a@b.db", "postgresql://host:5432/x"]
     assert find_secrets({"urls": urls}, {}) == set()
 
 

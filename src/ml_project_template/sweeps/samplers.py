@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
-__all__ = ["GRID", "PRUNERS", "SAMPLERS", "make_pruner", "make_sampler"]
+__all__ = ["GRID", "ONE_SEQUENCE", "PRUNERS", "SAMPLERS", "make_pruner", "make_sampler"]
 
 # No sampler of Optuna's: every combination is a trial of its own.
 GRID = "grid"
@@ -26,6 +26,9 @@ SAMPLERS: Mapping[str, str] = {
     "qmc": "QMCSampler",
     "nsgaii": "NSGAIISampler",
 }
+
+# These take the next point of one sequence: another seed for each trial would make it another one.
+ONE_SEQUENCE = frozenset({"qmc"})
 
 PRUNERS: Mapping[str, str] = {
     "none": "NopPruner",

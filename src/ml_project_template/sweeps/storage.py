@@ -15,9 +15,14 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ml_project_template.errors import SweepError
+from ml_project_template.errors import ProjectError, SweepError
 from ml_project_template.tracking_address import sqlite_path
-from ml_project_template.utils.secrets import find_secrets, public_url, redact
+from ml_project_template.utils.secrets import (
+    database_credentials,
+    find_secrets,
+    public_url,
+    redact,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +34,7 @@ __all__ = ["DEFAULT_FOLDER", "StudyStore", "default_storage", "open_store"]
 DEFAULT_FOLDER = ".sweeps"
 
 _SUFFIX = ".journal"
+_FIRST = b'{"op_code":'
 # What Optuna raises when it reads something else.
 _NO_JOURNAL = (AssertionError, AttributeError, KeyError, TypeError, ValueError)
 _LOCK_SECONDS = 300
@@ -94,7 +100,7 @@ class StudyStore(ABC):
         """
         try:
             yield
-        except SweepError:
+        except ProjectError:
             raise
         except _NO_JOURNAL as error:
             raise SweepError(
@@ -156,11 +162,9 @@ class DatabaseStore(StudyStore):
 
     def __init__(self, url: str) -> None:
         self._url = url
-        scheme, _, rest = url.partition("://")
-        # A password may hold what ends a host elsewhere: all before the last sign is credentials.
-        credentials, _, host = rest.rpartition("@")
-        self.shown = public_url(f"{scheme}://{host}")
-        self._secrets = find_secrets({"url": url, "password": credentials.partition(":")[2]})
+        password, rest = database_credentials(url)
+        self.shown = public_url(f"{url.partition('://')[0]}://{rest}")
+        self._secrets = find_secrets({"url": url, "password": password})
         self._storage: Any = None
 
     def names(self) -> list[str]:
@@ -280,10 +284,10 @@ def _journal_lock(path: Path) -> Any:
 
 def _cut_torn_line(path: Path) -> None:
     with path.open("r+b") as journal:
-        first = journal.read(1)
+        first = journal.read(len(_FIRST))
         if not first:
             return
-        if first != b"{":
+        if not _FIRST.startswith(first):
             raise SweepError(f"sweep.storage: '{path}' is no journal of a study.")
         journal.seek(-1, os.SEEK_END)
         if journal.read(1) != b"\n":

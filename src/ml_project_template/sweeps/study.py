@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 from ml_project_template.errors import SweepError
 from ml_project_template.sweeps.results import Objective, SweepResults
 from ml_project_template.sweeps.results import Trial as TrialResult
-from ml_project_template.sweeps.samplers import GRID, make_pruner, make_sampler
+from ml_project_template.sweeps.samplers import GRID, ONE_SEQUENCE, make_pruner, make_sampler
 from ml_project_template.sweeps.storage import StudyStore, open_store
 from ml_project_template.utils.processes import ProcessId, this_process
 
@@ -348,9 +348,10 @@ class SweepStudy:
     def _sampler(self, slot: int) -> Any:
         if self.settings.sampler == GRID:
             return make_sampler("random", {}, 0)
-        seed = None if self.settings.seed is None else (self.settings.seed * 1_000_003 + slot)
-        options = self.settings.sampler_options
-        return make_sampler(self.settings.sampler, options, None if seed is None else seed % 2**32)
+        seed = self.settings.seed
+        if seed is not None and self.settings.sampler not in ONE_SEQUENCE:
+            seed = (seed * 1_000_003 + slot) % 2**32
+        return make_sampler(self.settings.sampler, self.settings.sampler_options, seed)
 
     def _end(
         self,

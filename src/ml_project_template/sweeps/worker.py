@@ -112,7 +112,7 @@ class TrialContext:
 
     def fail(self, error: BaseException) -> None:
         """Record that the trial has failed by itself."""
-        first = next((line for line in str(error).splitlines() if line.strip()), "")
+        first = next((line for line in _text(error).splitlines() if line.strip()), "")
         kind = "" if isinstance(error, ValueError) and first else f"{type(error).__name__}: "
         text = redact(f"{kind}{first}", find_secrets(None))[:_ERROR_LENGTH]
         self._study.fail(self._claim, text, **self._facts)
@@ -171,5 +171,18 @@ def work(study: SweepStudy, run_trial: RunTrial) -> int:
 
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Make facts plain JSON, whatever a model has put there."""
-    plain: dict[str, Any] = json.loads(json.dumps(facts, default=str))
+
+    def simple(value: Any) -> Any:
+        # A number of NumPy's is one of Python's inside.
+        return value.item() if getattr(value, "shape", None) == () else str(value)
+
+    plain: dict[str, Any] = json.loads(json.dumps(facts, default=simple))
     return plain
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        # An error of a model's own may be broken itself.
+        return ""

@@ -11,7 +11,14 @@ import urllib.parse
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-__all__ = ["SecretFilter", "find_secrets", "public_url", "redact", "redact_mapping"]
+__all__ = [
+    "SecretFilter",
+    "database_credentials",
+    "find_secrets",
+    "public_url",
+    "redact",
+    "redact_mapping",
+]
 
 _MASK = "***"
 _SHORTEST = 4  # characters; masking shorter values would blot out ordinary text
@@ -36,11 +43,10 @@ _WORDS = frozenset(
 _KEY_KINDS = frozenset({"access", "api", "account", "encryption", "private", "secret", "signing"})
 _WORD_BREAKS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _URL_PASSWORD = re.compile(r"://[^\s/@:]*:([^\s/]+)@")
-# Clients of databases take a password as it is, slashes and all.
-_DATABASE = re.compile(
-    r"(?:postgres(?:ql)?|mysql|mariadb|mssql|oracle)(?:\+\w+)?://", re.IGNORECASE
-)
-_DATABASE_PASSWORD = re.compile(rf"\b{_DATABASE.pattern}[^\s/@:]*:(\S+)@", re.IGNORECASE)
+# Clients of databases take a password as it is, slashes and all, up to the first @.
+_DATABASE = re.compile(r"(?:(?:postgres(?:ql)?|mysql|mariadb|mssql|oracle)(?:\+\w+)?)://")
+_DATABASE_PASSWORD = re.compile(rf"\b{_DATABASE.pattern}[^\s/@:]*:([^\s@]+)@")
+_DATABASE_CREDENTIALS = re.compile(r"[^:/@]*(?::([^@]*))?@")
 # A long user name without a password is how hosts take tokens: https://<token>@host.
 _URL_TOKEN = re.compile(r"://([^\s/@:]{20,})@")
 
@@ -131,7 +137,7 @@ def public_url(url: str) -> str:
         return url
     scheme, rest = url.split("://", 1)
     if _DATABASE.match(url):
-        rest = rest.rpartition("@")[2]
+        rest = database_credentials(url)[1]
     ends = [place for place in map(rest.find, "/?#") if place >= 0]
     host_end = min(ends, default=len(rest))
     host, tail = rest[:host_end].rpartition("@")[2], rest[host_end:]
@@ -144,6 +150,20 @@ def public_url(url: str) -> str:
         ]
         tail = f"{tail}?{'&'.join(shown)}"
     return f"{scheme}://{host}{tail}"
+
+
+def database_credentials(url: str) -> tuple[str, str]:
+    """Separate the password in the address of a database from what can be shown.
+
+    Args:
+        url: The address, such as ``postgresql://user:password@host/name``.
+
+    Returns:
+        The password, empty without one; and what comes after scheme and credentials.
+    """
+    rest = url.partition("://")[2]
+    found = _DATABASE_CREDENTIALS.match(rest)
+    return (found[1] or "", rest[found.end() :]) if found else ("", rest)
 
 
 class SecretFilter(logging.Filter):
