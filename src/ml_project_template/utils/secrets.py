@@ -44,7 +44,7 @@ _KEY_KINDS = frozenset({"access", "api", "account", "encryption", "private", "se
 _WORD_BREAKS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _URL_PASSWORD = re.compile(r"://[^\s/@:]*:([^\s/]+)@")
 # Clients of databases take a password as it is, slashes and all, up to the first @.
-_DATABASE = re.compile(r"(?:(?:postgres(?:ql)?|mysql|mariadb|mssql|oracle)(?:\+\w+)?)://")
+_DATABASE = re.compile(r"(?i:(?:postgres(?:ql)?|mysql|mariadb|mssql|oracle)(?:\+\w+)?)://")
 _DATABASE_PASSWORD = re.compile(rf"\b{_DATABASE.pattern}[^\s/@:]*:([^\s@]+)@")
 _DATABASE_CREDENTIALS = re.compile(r"[^:/@]*(?::([^@]*))?@")
 # A long user name without a password is how hosts take tokens: https://<token>@host.
