@@ -22,7 +22,7 @@ from entrypoints._summary import (
 from entrypoints._trial import group_choices, trial_config
 from entrypoints.onboard import storage_options
 from ml_project_template.errors import ProjectError
-from ml_project_template.sweeps.results import failures_table, results_table, to_csv, to_markdown
+from ml_project_template.sweeps.tables import failures_table, results_table, to_csv, to_markdown
 from ml_project_template.utils.io import write_bytes
 
 if TYPE_CHECKING:

@@ -66,8 +66,8 @@ def _list(store: StudyStore, limit: int) -> str:
 
 
 def _show(store: StudyStore, cfg: DictConfig) -> str:
-    from ml_project_template.sweeps.results import failures_table, results_table
     from ml_project_template.sweeps.study import read_results
+    from ml_project_template.sweeps.tables import failures_table, results_table
 
     results, about, study = read_results(store, cfg.study)
     rows = [("study", f"{results.name} in {store.shown}"), ("trials", _counts(results))]
