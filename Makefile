@@ -10,7 +10,7 @@ ARGS ?=
 # Each command is a process of its own: without bytecode on disk it would compile all its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train test lint format types imports check mlflow clean
+.PHONY: help setup train test lint format types imports check bench soak mlflow clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -43,6 +43,13 @@ imports: setup ## who may import whom
 	$(RUN) lint-imports
 
 check: lint types imports test ## all that CI runs
+
+bench: setup ## how long things take, beside the ways there are without this project
+	$(RUN) python -m benchmarks.sweeps $(ARGS)
+
+soak: setup ## kill sweeps again and again, and see that nothing is lost
+	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 10
+	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 2 --processes 4
 
 mlflow: setup ## the page with the runs, at http://127.0.0.1:5000
 	$(RUN) mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} $(ARGS)

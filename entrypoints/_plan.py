@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,10 +16,10 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from entrypoints._composition import composition_problems
+from entrypoints._problems import argument_problems, training_problems
 from entrypoints._shell import plain
 from entrypoints._training import metric_of
 from entrypoints._trial import Recipe, group_choices, trial_config
-from entrypoints.check import argument_problems
 from entrypoints.preprocess import preprocess
 from ml_project_template.errors import ConfigError
 from ml_project_template.sweeps.options import SweepOptions, read_options
@@ -35,7 +35,7 @@ from ml_project_template.sweeps.space import (
 )
 from ml_project_template.utils.secrets import find_secrets, redact_mapping
 
-__all__ = ["Plan", "make_plan", "prepare_data"]
+__all__ = ["Plan", "make_plan", "plan_problems", "prepare_data"]
 
 # Groups are composed and checked for each of their combinations before anything starts.
 _MOST_BASES = 200
@@ -165,6 +165,15 @@ def _seeds(distribution: Distribution | None) -> tuple[int, ...]:
     return tuple(point_values)
 
 
+def plan_problems(plan: Plan) -> list[str]:
+    """Find what would stop the trials of a plan besides their settings: data, storage, tracking."""
+    found: list[str] = []
+    for texts in plan.recipe.bases:
+        params = {key: extremes(d)[0] for key, d in plan.distributions.items()} | _choices(texts)
+        found += _job_problems(plan.recipe.config(params, 0)[0], training_problems)
+    return list(dict.fromkeys(found))
+
+
 def prepare_data(plan: Plan) -> Plan:
     """Prepare the data of the trials, once for all of them that share them.
 
@@ -255,7 +264,7 @@ def _check(
                 words = [override_text(key, value) for key, value in params.items()]
                 problems += _explain(base, [*base.hydra.overrides.task, *words])
                 break
-            problems += _job_problems(cfg)
+            problems += _job_problems(cfg, argument_problems)
         if base.data.val_size == 0 and base.cv is None:
             problems.append(
                 f"sweep.metric: {options.metrics[0]} needs validation rows, and data.val_size is "
@@ -280,11 +289,11 @@ def _choices(texts: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _job_problems(cfg: DictConfig) -> list[str]:
+def _job_problems(cfg: DictConfig, find: Callable[[DictConfig], list[str]]) -> list[str]:
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     try:
-        return argument_problems(trial_config(cfg))
+        return find(trial_config(cfg))
     finally:
         HydraConfig.instance().cfg = before
 

@@ -21,6 +21,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -47,21 +48,19 @@ class Shell:
         config_name: The root file in ``conf/``, without its ending.
         problems: Looks for more that is wrong when an override is, in what the others make.
         optional: Keys that may be missing (``???``) for this task.
-        sweeps: Whether ``-m`` is a sweep of this project's, with one run above all of its runs.
+        sweeper: What Hydra may be told to run ``-m`` with, besides its own sweepers.
     """
 
     task: Task
     config_name: str
     problems: Callable[[DictConfig], list[str]] | None = None
     optional: frozenset[str] = frozenset()
-    sweeps: bool = False
+    sweeper: type[Sweeper] | None = None
 
     def __call__(self) -> None:
         """Let Hydra compose the configuration of ``sys.argv`` and run the task."""
-        if self.sweeps:
-            from entrypoints._sweeper import ProjectSweeper
-
-            Plugins.instance().register(ProjectSweeper)
+        if self.sweeper is not None:
+            Plugins.instance().register(self.sweeper)
 
         @functools.wraps(self.task)
         def job(cfg: DictConfig) -> Any:
@@ -80,11 +79,11 @@ def entrypoint(
     config_name: str,
     problems: Callable[[DictConfig], list[str]] | None = None,
     optional: frozenset[str] = frozenset(),
-    sweeps: bool = False,
+    sweeper: type[Sweeper] | None = None,
 ) -> Callable[[Task], Shell]:
     """Put the shell around a task, as a decorator; see `Shell` for the arguments."""
     return functools.partial(
-        Shell, config_name=config_name, problems=problems, optional=optional, sweeps=sweeps
+        Shell, config_name=config_name, problems=problems, optional=optional, sweeper=sweeper
     )
 
 

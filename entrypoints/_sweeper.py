@@ -18,7 +18,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from ml_project_template.errors import SweepError
+from ml_project_template.errors import ConfigError, SweepError
 from ml_project_template.utils.collecting import uncollected
 from ml_project_template.utils.secrets import find_secrets, redact
 from ml_project_template.utils.signals import was_stopped
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ml_project_template.sweeps.study import Claim, SweepStudy
     from ml_project_template.sweeps.worker import RunTrial, TrialContext
 
-__all__ = ["ProjectSweeper"]
+__all__ = ["CheckingSweeper", "ProjectSweeper"]
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,24 @@ class ProjectSweeper(Sweeper):
                 start_imports(_preload(plan, tracked=bool(self._config.tracking.enabled)))
             plan = prepare_data(plan)
         _run(plan, self._config, self._context, self._task)
+
+
+class CheckingSweeper(ProjectSweeper):
+    """Tells what is wrong with a sweep, and runs nothing."""
+
+    def sweep(self, arguments: list[str]) -> None:
+        """Check the sweep of a command line.
+
+        Raises:
+            ConfigError: All that is wrong with it.
+        """
+        from entrypoints._plan import make_plan, plan_problems
+
+        plan = make_plan(self._config, self._context.config_loader, arguments)
+        problems = plan_problems(plan)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        print(f"Nothing is wrong with these arguments: {plan.n_trials} trials.")
 
 
 def _run(plan: Plan, config: DictConfig, context: HydraContext, task: TaskFunction) -> None:

@@ -17,9 +17,9 @@ from hydra.core.utils import run_job, setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from entrypoints._problems import argument_problems
 from entrypoints._shell import hide_secrets, plain
 from entrypoints._training import cross_validate, fit_model, make_tracker, metric_of
-from entrypoints.check import argument_problems
 from entrypoints.preprocess import preprocess, preprocess_folds
 from ml_project_template.errors import ConfigError
 from ml_project_template.runs import OpenRun, Run

@@ -10,10 +10,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from entrypoints._problems import argument_problems
 from entrypoints._shell import entrypoint, run
 from entrypoints._summary import training_summary
+from entrypoints._sweeper import ProjectSweeper
 from entrypoints._training import cross_validate, fit_model, make_tracker, metric_of
-from entrypoints.check import argument_problems
 from entrypoints.preprocess import preprocess, preprocess_folds
 from ml_project_template.errors import ConfigError
 
@@ -59,7 +60,7 @@ def train(cfg: DictConfig) -> TrainingReport:
     return replace(report, metrics={**report.metrics, **metrics}, seconds=seconds)
 
 
-@entrypoint("train", sweeps=True)
+@entrypoint("train", sweeper=ProjectSweeper)
 def main(cfg: DictConfig) -> float | list[float] | None:
     """Run the stage from the command line; Hydra's sweepers get the values of the objectives."""
     sweep = HydraConfig.get().runtime.choices.get("sweep")

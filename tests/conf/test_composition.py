@@ -10,7 +10,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from entrypoints._composition import CONFIG_DIRECTORY, compose_config
-from entrypoints.check import argument_problems
+from entrypoints._problems import argument_problems
 
 GROUPS = sorted(
     path

@@ -605,3 +605,29 @@ def test_a_folder_of_an_earlier_sweep_is_not_used_again(
     assert {path.name for path in (workspace / ".models/here").iterdir()} == {
         *("0", "1", "0_2", "1_2")
     }
+
+
+def test_a_sweep_can_be_checked_without_being_run(in_process: InProcess, workspace: Path) -> None:
+    status, out, err = in_process("check", "-m", "sweep=gb", "model.max_depth=2,3")
+    assert status == 0, err
+    assert "Nothing is wrong with these arguments: 50 trials." in out
+    status, _, err = in_process(
+        *("check", "-m", "sweep=gb", "model.max_depth=0,3", "tracking.uri=http://127.0.0.1:9")
+    )
+    assert status == 1
+    assert "error: model.max_depth: must be greater than 0, got 0" in err.splitlines()
+    status, _, err = in_process("check", "-m", "seed=1,2", "tracking.uri=http://127.0.0.1:9")
+    assert status == 1
+    assert "can't be reached" in err
+    assert {path.name for path in workspace.iterdir()} <= {"multirun", "outputs"}
+
+
+def test_a_sweep_that_trains_here_ends_without_a_complaint(
+    command_line: CommandLine, workspace: Path
+) -> None:
+    done = command_line(
+        *("train", "-m", HERE, "model=mlp", "training.max_epochs=2", "seed=1,2"),
+        *("tracking=disabled", "sweep.max_failure_rate=0"),
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stderr == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import types
@@ -67,11 +68,19 @@ def test_what_cannot_be_imported_or_called_does_not_keep_the_others_away(module:
     assert imported.calls == ["Model"]
 
 
-def test_the_collector_leaves_what_is_imported_alone_and_goes_on(module: str) -> None:
-    before = gc.get_freeze_count()
-    preload._preload([module])
-    assert gc.isenabled()
-    assert gc.get_freeze_count() > before
+def test_the_collector_leaves_what_is_imported_alone_and_goes_on() -> None:
+    code = (
+        "import gc, ml_project_template.sweeps.preload\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 0, flush=True)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, preload.PRELOAD_VARIABLE: '["fractions"]'},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "True True"
 
 
 @pytest.mark.parametrize("names", [["json", "fractions"], None])

@@ -7,6 +7,7 @@ Nothing here may start a thread or touch a device: a fork would not survive it.
 from __future__ import annotations
 
 import atexit
+import gc
 import importlib
 import json
 import os
@@ -34,6 +35,8 @@ def _preload(names: list[str]) -> None:
 
 if PRELOAD_VARIABLE in os.environ:
     _preload(json.loads(os.environ[PRELOAD_VARIABLE]))
+    # Torch included: the collector of a worker need not look through what it is forked with.
+    gc.freeze()
     # The process only forks: there is nothing to clean up at its end, and libraries whose modules
     # were not collected would complain of that on the terminal.
     atexit.register(os._exit, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ def uncollected() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        # Libraries on nanobind, as torch's compiler is, complain on the terminal when the process
+        # ends with something of theirs that was not collected.
+        if "triton" not in sys.modules:
+            gc.freeze()
         if was_enabled:
             gc.enable()

@@ -1,0 +1,48 @@
+"""Importing without the garbage collector."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from ml_project_template.utils.collecting import uncollected
+
+
+def test_nothing_is_collected_inside_and_all_is_as_before_after() -> None:
+    assert gc.isenabled()
+    with uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_the_collector_comes_back_after_an_error_and_stays_off_where_it_was() -> None:
+    def fail() -> None:
+        with uncollected():
+            raise KeyError("no such module")
+
+    with pytest.raises(KeyError):
+        fail()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(("module", "frozen"), [("json", True), ("triton", False)])
+def test_what_is_there_is_left_alone_unless_it_complains(module: str, frozen: bool) -> None:
+    code = (
+        "import gc, sys, types\n"
+        "from ml_project_template.utils.collecting import uncollected\n"
+        f"sys.modules[{module!r}] = types.ModuleType({module!r})\n"
+        "with uncollected():\n    pass\n"
+        "print(gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(frozen)
