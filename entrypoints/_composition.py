@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from ml_project_template.errors import unknown
 
-__all__ = ["CONFIG_DIRECTORY", "compose_config", "composition_problems"]
+__all__ = ["CONFIG_DIRECTORY", "compose_config", "composition_problems", "own_directories"]
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[1] / "conf"
 
@@ -105,6 +106,16 @@ def composition_problems(
         else:
             good.append(override)
     return problems, cfg
+
+
+def own_directories(hydra: Any) -> list[str]:
+    """List the folders of the user's own choices that a command names by ``--config-dir``.
+
+    Args:
+        hydra: Hydra's part of the configuration.
+    """
+    sources = hydra.runtime.config_sources
+    return [source.path for source in sources if source.provider == "command-line"]
 
 
 def _single(text: str) -> str:

@@ -11,6 +11,7 @@ import yaml
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from entrypoints._composition import own_directories
 from entrypoints._summary import (
     best_facts,
     command,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from ml_project_template.sweeps.results import SweepResults, Trial
     from ml_project_template.sweeps.study import SweepStudy
 
-__all__ = ["Progress", "experiment_yaml", "finish", "introduce"]
+__all__ = ["Progress", "check_targets", "experiment_yaml", "finish", "introduce"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,20 @@ _NOT_IN_EXPERIMENT = frozenset(
     {"cv", "experiment_name", "model_path", "run_name", "storage", "sweep", "tracking"}
 )
 _EXPERIMENT = "best"
+
+
+def check_targets(plan: Plan) -> None:
+    """See that the best model can be put where it belongs, before anything is trained.
+
+    Raises:
+        ArtifactError: Something else is in the way.
+    """
+    from ml_project_template.artifacts import check_target
+
+    for base in plan.recipe.bases.values():
+        target = _target(base)
+        if target is not None:
+            check_target(target, storage_options=storage_options(trial_config(base)))
 
 
 def introduce(plan: Plan, study: SweepStudy) -> None:
@@ -343,11 +358,7 @@ def _summary(
     rows.append(("study", f"{results.name} in {study.store.shown}"))
     steps = where_to_look(parent.id, parent.experiment_id, cfg)
     if results.best is not None:
-        own = [
-            f"file://{source.path}"
-            for source in config.hydra.runtime.config_sources
-            if source.provider == "command-line"
-        ]
+        own = [f"file://{path}" for path in own_directories(config.hydra)]
         # Hydra takes one folder by --config-dir: the user's own is named in the other way.
         beside = [f"hydra.searchpath=[{','.join(own)}]"] if own else []
         words = ["train", "--config-dir", str(folder / "conf"), *beside]

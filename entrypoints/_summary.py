@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 
+from entrypoints._composition import own_directories
+
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
@@ -165,8 +167,7 @@ def _without_credentials(override: str) -> str:
 
 def _config_directory() -> list[str]:
     """Repeat the folder of the user's own choices, without which they would be unknown."""
-    sources = HydraConfig.get().runtime.config_sources
-    own = [source.path for source in sources if source.provider == "command-line"]
+    own = own_directories(HydraConfig.get())
     return [word for path in own for word in ("--config-dir", path)]
 
 

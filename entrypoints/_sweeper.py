@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn
-from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from entrypoints._report import Progress
     from entrypoints._trial import TrialRunner
     from ml_project_template.runs import Run, Tracker
-    from ml_project_template.sweeps.study import Claim, SweepStudy
+    from ml_project_template.sweeps.study import SweepStudy
     from ml_project_template.sweeps.worker import RunTrial, TrialContext
 
 __all__ = ["CheckingSweeper", "ProjectSweeper"]
@@ -99,8 +97,9 @@ def _run(plan: Plan, config: DictConfig, context: HydraContext, task: TaskFuncti
     folder = Path(config.hydra.sweep.dir)
     with contextlib.ExitStack() as stack:
         with uncollected():
-            from entrypoints._report import finish, introduce
+            from entrypoints._report import check_targets, finish, introduce
 
+            check_targets(plan)
             study = _open_study(plan, first)
             _save_config(config, folder)
             introduce(plan, study)
@@ -301,10 +300,12 @@ def _work(
 
     with Progress(study, parent) as progress:
         if _has_launcher(config):
+            from entrypoints._launching import launch_trials
+
             launcher = Plugins.instance().instantiate_launcher(
                 config=config, hydra_context=context, task_function=task
             )
-            _launch(plan, study, runner, launcher, tracker, progress)
+            launch_trials(plan, study, runner, launcher, tracker, progress)
         elif plan.options.n_jobs == 0:
             from ml_project_template.sweeps.worker import work
 
@@ -348,64 +349,3 @@ def _preload(plan: Plan, *, tracked: bool) -> list[str]:
     for model in plan.models:
         names += [model.__module__, f"{model.__module__}:{model.__qualname__}.warm_up"]
     return [*names, *(["ml_project_template.tracking:warm_up"] if tracked else [])]
-
-
-def _launch(
-    plan: Plan,
-    study: SweepStudy,
-    runner: TrialRunner,
-    launcher: Launcher,
-    tracker: Tracker,
-    progress: Progress,
-) -> None:
-    """Have another launcher of Hydra's run the trials, in the batches that it takes them in."""
-    from ml_project_template.sweeps.worker import TrialContext
-
-    size = plan.n_trials if plan.options.is_grid else max(1, plan.options.n_jobs)
-    while not study.is_done():
-        claims: list[Claim] = []
-        while len(claims) < size and (claim := study.claim()) is not None:
-            claims.append(claim)
-        if not claims:
-            raise SweepError("the trials that are left are run by somebody else: try again later.")
-        trials = [TrialContext(study, claim) for claim in claims]
-        with contextlib.ExitStack() as stack:
-            for claim in claims:
-                stack.enter_context(study.alive(claim))
-            try:
-                returns = launcher.launch(
-                    [runner.job_overrides(trial) for trial in trials],
-                    initial_job_idx=trials[0].number,
-                )
-            except BaseException:
-                for claim in claims:
-                    study.give_back(claim)
-                raise
-        for trial, returned in zip(trials, returns, strict=True):
-            _record(plan, trial, returned, tracker, runner)
-        progress.look()
-
-
-def _record(
-    plan: Plan, trial: TrialContext, returned: JobReturn, tracker: Tracker, runner: TrialRunner
-) -> None:
-    """Record what a launcher says of a job, and what its run holds."""
-    from entrypoints._trial import TRIAL_TAG
-    from ml_project_template.tracking import PARENT_TAG, MLflowTracker
-
-    metrics: dict[str, float] = {}
-    if isinstance(tracker, MLflowTracker) and runner.parent_run_id is not None:
-        tags = {PARENT_TAG: runner.parent_run_id, TRIAL_TAG: str(trial.number)}
-        run_id = tracker.find_run(runner.experiment_name, tags)
-        if run_id is not None:
-            metrics = tracker.final_metrics(run_id)
-            trial.note(run_id=run_id)
-    try:
-        # Raises what the job has raised.
-        value = returned.return_value
-        values = value if isinstance(value, list) else [value]
-        names = [objective.metric for objective in plan.objectives]
-        found = {name: v for name, v in zip(names, values, strict=True) if v is not None}
-        trial.complete({**metrics, **found})
-    except Exception as error:
-        trial.fail(error)

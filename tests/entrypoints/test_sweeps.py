@@ -631,3 +631,15 @@ def test_a_sweep_that_trains_here_ends_without_a_complaint(
     )
     assert done.returncode == 0, done.stdout
     assert done.stderr == ""
+
+
+def test_a_folder_in_the_place_of_the_best_model_is_told_before_anything_runs(
+    in_process: InProcess, workspace: Path
+) -> None:
+    (workspace / "mine").mkdir()
+    (workspace / "mine" / "thesis.txt").write_text("precious")
+    status, _, err = in_process(*GRID, "seed=1,2", "model_path=mine")
+    assert status == 1
+    assert "'mine'" in err
+    assert not (workspace / "mlflow.db").exists()
+    assert (workspace / "mine" / "thesis.txt").read_text() == "precious"

@@ -10,11 +10,11 @@ from tests.soak.sweep_kills import kill_and_restart
 def test_a_sweep_that_is_killed_and_started_again_loses_and_doubles_nothing(
     tmp_path: Path,
 ) -> None:
-    outcome = kill_and_restart(tmp_path, trials=12, kills=3, processes=1, seed=3, model="gb")
+    outcome = kill_and_restart(tmp_path, trials=10, kills=2, processes=1, seed=3, model="gb")
     assert outcome.problems == []
     assert outcome.kills >= 1
 
 
 def test_processes_that_share_a_study_finish_what_others_were_killed_at(tmp_path: Path) -> None:
-    outcome = kill_and_restart(tmp_path, trials=16, kills=1, processes=2, seed=1, model="gb")
+    outcome = kill_and_restart(tmp_path, trials=10, kills=1, processes=2, seed=1, model="gb")
     assert outcome.problems == []
