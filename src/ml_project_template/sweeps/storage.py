@@ -180,9 +180,13 @@ class DatabaseStore(StudyStore):
         """Open the database; its tables are made once, however many start at the same time."""
         if self._storage is None:
             from optuna.storages import RDBStorage
+            from sqlalchemy import NullPool
 
+            # A file is opened quickly, and closed when nobody uses it; a server is not.
+            kept = {"pool_pre_ping": True}
+            pool = kept if sqlite_path(self._url) is None else {"poolclass": NullPool}
             with self._one_line(), self.lock("tables"):
-                self._storage = RDBStorage(self._url, engine_kwargs={"pool_pre_ping": True})
+                self._storage = RDBStorage(self._url, engine_kwargs=pool)
         return self._storage  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
