@@ -169,8 +169,7 @@ def plan_problems(plan: Plan) -> list[str]:
     """Find what would stop the trials of a plan besides their settings: data, storage, tracking."""
     found: list[str] = []
     for texts in plan.recipe.bases:
-        params = {key: extremes(d)[0] for key, d in plan.distributions.items()} | _choices(texts)
-        found += _job_problems(plan.recipe.config(params, 0)[0], training_problems)
+        found += _job_problems(_first_trial(plan, texts), training_problems)
     return list(dict.fromkeys(found))
 
 
@@ -188,13 +187,17 @@ def prepare_data(plan: Plan) -> Plan:
     """
     digests = {}
     for texts in plan.recipe.bases:
-        params = {key: extremes(d)[0] for key, d in plan.distributions.items()} | _choices(texts)
-        cfg, _ = plan.recipe.config(params, 0)
-        task = trial_config(cfg)
+        task = trial_config(_first_trial(plan, texts))
         key = json.dumps([plain(task[name]) for name in ("data", "preprocessing", "storage")])
         if key not in digests:
             digests[key] = preprocess(task).digest
     return replace(plan, design={**plan.design, "data": list(digests.values())})
+
+
+def _first_trial(plan: Plan, texts: Sequence[str]) -> DictConfig:
+    """Make the configuration of a trial with these choices and the first of all other values."""
+    params = {key: extremes(d)[0] for key, d in plan.distributions.items()} | _choices(texts)
+    return plan.recipe.config(params, 0)[0]
 
 
 def _is_group(key: str, loader: ConfigLoader) -> bool:

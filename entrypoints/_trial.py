@@ -23,7 +23,7 @@ from entrypoints._training import cross_validate, fit_model, make_tracker, metri
 from entrypoints.preprocess import preprocess, preprocess_folds
 from ml_project_template.errors import ConfigError
 from ml_project_template.runs import OpenRun, Run
-from ml_project_template.sweeps.space import override_text
+from ml_project_template.sweeps.space import override_text, quoted
 from ml_project_template.sweeps.worker import Pruned, TrialContext
 from ml_project_template.utils.git import remember_git_state
 
@@ -164,16 +164,15 @@ class TrialRunner:
             output_dir=f"{cfg.hydra.sweep.dir}/{trial.number}",
             model_path=path,
         )
-        quoted = "null" if path is None else "'" + path.replace("'", "\\'") + "'"
         return [
             *cfg.hydra.overrides.task,
             f"tracking.parent_run_id={self.parent_run_id or 'null'}",
             f"+tracking.tags.{TRIAL_TAG}={trial.number}",
             override_text("tracking.log_plots", self.log_plots),
             override_text("tracking.log_models", self.log_models),
-            f"experiment_name='{self.experiment_name}'",
-            f"model_path={quoted}",
-            f"hydra.sweep.subdir='{trial.number}'",
+            f"experiment_name={quoted(self.experiment_name)}",
+            f"model_path={'null' if path is None else quoted(path)}",
+            f"hydra.sweep.subdir={quoted(str(trial.number))}",
         ]
 
     def _train(self, cfg: DictConfig, trial: TrialContext, own: list[str]) -> None:

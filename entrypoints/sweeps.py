@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,7 @@ def _show(store: StudyStore, cfg: DictConfig) -> str:
     if report.get("folder"):
         rows.append(("report", f"{report['folder']}/sweep.html"))
     if about.get("command"):
-        rows.append(("go on", command(["train", *_words(about["command"])])))
+        rows.append(("go on", command(["train", *shlex.split(about["command"])])))
     if cfg.output is not None:
         from ml_project_template.sweeps.page import sweep_page
         from ml_project_template.utils.io import write_bytes
@@ -95,12 +96,6 @@ def _show(store: StudyStore, cfg: DictConfig) -> str:
             *facts(rows),
         ]
     )
-
-
-def _words(text: str) -> list[str]:
-    import shlex
-
-    return shlex.split(text)
 
 
 def _counts(results: SweepResults) -> str:

@@ -34,6 +34,7 @@ __all__ = [
     "grid",
     "override_text",
     "parse_space",
+    "quoted",
 ]
 
 
@@ -252,7 +253,7 @@ def _value_text(value: Any) -> Any:
         pairs = (f"{_value_text(str(k))}:{_inner_text(item)}" for k, item in value.items())
         return f"{{{','.join(pairs)}}}"
     text = str(value)
-    return text if _reads_as(text, text) else _quoted(text)
+    return text if _reads_as(text, text) else quoted(text)
 
 
 def _inner_text(value: Any) -> str:
@@ -273,7 +274,12 @@ def _reads_as(text: str, value: str) -> bool:
     return bool(found == value and isinstance(found, str) and inside.value() == [value])
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Quote a text, so that an override has it as it is.
+
+    Args:
+        text: Any text.
+    """
     # As Hydra's grammar has it: a backslash counts only where it stands before a quote.
     escaped = re.sub(r"(\\*)('|$)", lambda m: m[1] * 2 + ("\\'" if m[2] else ""), text)
     return f"'{escaped}'"
