@@ -44,14 +44,17 @@ if TYPE_CHECKING:
 __all__ = [
     "CONFIG",
     "FORMAT_VERSION",
+    "INFERENCE",
     "MANIFEST",
     "METADATA",
     "PREPROCESSING",
+    "PROBE",
     "SIGNATURE",
     "WEIGHTS_SAFETENSORS",
     "WEIGHTS_SKOPS",
     "check_target",
     "copy_model_directory",
+    "digest",
     "import_skops",
     "load_estimator",
     "load_tensors",
@@ -70,10 +73,21 @@ METADATA = "metadata.json"
 MANIFEST = "manifest.json"
 WEIGHTS_SAFETENSORS = "weights.safetensors"
 WEIGHTS_SKOPS = "weights.skops"
+INFERENCE = "inference.safetensors"
+PROBE = "probe.probabilities"
 FORMAT_VERSION = 1
 
 _OWN_NAMES = frozenset(
-    {CONFIG, PREPROCESSING, SIGNATURE, METADATA, MANIFEST, WEIGHTS_SAFETENSORS, WEIGHTS_SKOPS}
+    {
+        CONFIG,
+        INFERENCE,
+        MANIFEST,
+        METADATA,
+        PREPROCESSING,
+        SIGNATURE,
+        WEIGHTS_SAFETENSORS,
+        WEIGHTS_SKOPS,
+    }
 )
 _MAX_MANIFEST = 1024**2  # bytes
 _MAX_JSON = 16 * 1024**2  # bytes
@@ -217,6 +231,18 @@ def copy_model_directory(
                     shutil.copyfile(file, new / file.name)
 
         return write_model_directory(target, write, storage_options=storage_options)
+
+
+def digest(directory: Path) -> str:
+    """Name a verified copy of a model directory by its content.
+
+    Args:
+        directory: What `open_model_directory` gave.
+
+    Returns:
+        The SHA-256 of its manifest, and so of all its files, in hexadecimal digits.
+    """
+    return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
 
 
 def write_config(

@@ -71,6 +71,9 @@ class DivergenceError(ProjectError):
     """A training whose loss is no longer a finite number."""
 
 
+_MAX_CHOICES = 1_000
+
+
 def unknown(kind: str, value: str, choices: Iterable[str]) -> str:
     """Say that a value is not among the choices, and which one was probably meant.
 
@@ -84,6 +87,9 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> str:
         ``Unknown model 'mpl'. Did you mean 'mlp'? Available: gb, mlp.``
     """
     known = sorted(choices)
+    if len(known) > _MAX_CHOICES:
+        # Nobody reads so many, and to compare with each would take long.
+        return f"Unknown {kind} {value!r}. There are {len(known)} to choose from."
     folded = {choice.casefold(): choice for choice in reversed(known)}
     close = difflib.get_close_matches(value.casefold(), folded, n=1, cutoff=0.5)
     hint = f" Did you mean '{folded[close[0]]}'?" if close else ""

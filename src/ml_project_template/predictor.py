@@ -381,7 +381,7 @@ def _numbers(column: Any, name: str, offset: int, path: str, decimal: str) -> An
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from ml_project_template.data.files import MISSING_WORDS
+    from ml_project_template.data.columns import MISSING_WORDS
 
     if isinstance(column, pa.ChunkedArray):
         column = column.combine_chunks()

@@ -205,3 +205,39 @@ def test_strict_refuses_what_is_no_feature() -> None:
         signature.rows_to_frame(pd.DataFrame({"x": [1], "other": [2]}), strict=True)
     with pytest.raises(DataError, match="Row 1: Unknown feature 't'"):
         signature.rows_to_frame([{"x": 1, "t": "p"}], strict=True)
+
+
+def test_probe_rows_are_the_sample_and_mixtures_within_the_ranges(signature: Signature) -> None:
+    rows = signature.probe_rows()
+    assert rows.shape == (5 + 22, 4)
+    assert rows.dtype == np.float64
+    assert rows.flags.c_contiguous
+    assert np.isfinite(rows).all()
+    np.testing.assert_array_equal(rows, signature.probe_rows())
+    assert rows[0].tolist() == [0.5, 1, 1, 0]
+    for column, feature in zip(rows[5:].T, signature.features, strict=True):
+        if feature.quantiles is None:
+            assert (column == 0).all()
+        else:
+            assert set(column) == set(feature.quantiles)
+
+
+def test_probe_rows_with_gaps_leave_out_each_feature_and_all(signature: Signature) -> None:
+    rows = signature.probe_rows(missing=True)
+    assert rows.shape == (5 + 22 + 5, 4)
+    np.testing.assert_array_equal(np.isnan(rows[-5:-1]), np.eye(4, dtype=bool))
+    assert np.isnan(rows[-1]).all()
+    # The sample's own gaps stay.
+    assert np.isnan(rows[0]).tolist() == [False, False, False, True]
+    assert np.isfinite(rows[5:-5]).all()
+    assert not np.isinf(rows).any()
+    np.testing.assert_array_equal(rows, signature.probe_rows(missing=True))
+
+
+@pytest.mark.parametrize("count", [1, 8, 9, 40])
+def test_probe_rows_leave_out_eight_features_at_most(count: int) -> None:
+    signature = _flat(*(f"f{i}" for i in range(count)))
+    gaps = np.isnan(signature.probe_rows(missing=True)).sum(axis=1)
+    assert gaps.tolist()[-(min(count, 8) + 1) :] == [1] * min(count, 8) + [count]
+    assert gaps.sum() == min(count, 8) + count
+    assert np.isfinite(signature.probe_rows()).all()

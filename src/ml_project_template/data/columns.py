@@ -9,16 +9,17 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from ml_project_template.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
 __all__ = [
+    "MISSING_WORDS",
     "check_unique",
     "label_text",
     "label_texts",
@@ -27,6 +28,29 @@ __all__ = [
     "show",
     "sort_labels",
 ]
+
+# What stands for a missing value, the same as for pandas.
+MISSING_WORDS = (
+    "",
+    "#N/A",
+    "#N/A N/A",
+    "#NA",
+    "-1.#IND",
+    "-1.#QNAN",
+    "-NaN",
+    "-nan",
+    "1.#IND",
+    "1.#QNAN",
+    "<NA>",
+    "N/A",
+    "NA",
+    "NULL",
+    "NaN",
+    "None",
+    "n/a",
+    "nan",
+    "null",
+)
 
 # The widths that a column keeps. Every other kind of number becomes one of these.
 _KEPT = frozenset({"bool", "int64", "float32", "float64"})
@@ -93,6 +117,8 @@ def numeric_column(column: pd.Series[Any], name: str, where: str) -> pd.Series[A
     Raises:
         DataError: A value is no number, or infinite.
     """
+    import pandas as pd
+
     if isinstance(column.dtype, pd.CategoricalDtype):
         column = pd.Series(column.to_numpy(), index=column.index).infer_objects()
     dtype = column.dtype
@@ -120,6 +146,8 @@ def numeric_column(column: pd.Series[Any], name: str, where: str) -> pd.Series[A
 
 def _numbers_of_objects(column: pd.Series[Any], name: str, where: str) -> pd.Series[Any]:
     """Read text and Python objects as float64 (bool if all are), or name the first that is not."""
+    import pandas as pd
+
     values = column.to_numpy(dtype=object)
     missing = column.isna().to_numpy()
     if not missing.any() and all(isinstance(value, (bool, np.bool_)) for value in values):
@@ -167,6 +195,8 @@ def label_texts(column: pd.Series[Any], name: str, where: str) -> NDArray[np.obj
     Raises:
         DataError: A label is neither text, number, truth value nor time.
     """
+    import pandas as pd
+
     codes, uniques = pd.factorize(column)
     texts = np.empty(len(uniques), dtype=object)
     for index, value in enumerate(np.asarray(uniques, dtype=object)):

@@ -12,38 +12,16 @@ from typing import Any
 
 import pandas as pd
 
-from ml_project_template.data.columns import check_unique
+from ml_project_template.data.columns import MISSING_WORDS, check_unique
 from ml_project_template.errors import ConfigError, DataError, unknown
 
-__all__ = ["MISSING_WORDS", "parse_csv", "parse_parquet"]
+__all__ = ["parse_csv", "parse_parquet"]
 
 # The options that pyarrow's reader is given in its own words. It is the strict one: a row that is
 # too short is an error there, while pandas' reader fills it up without a word. Any other option is
 # left to pandas.
 _ARROW_OPTIONS = frozenset(
     {"decimal", "delimiter", "encoding", "keep_default_na", "na_values", "quotechar", "sep"}
-)
-# What stands for a missing value, the same as for pandas.
-MISSING_WORDS = (
-    "",
-    "#N/A",
-    "#N/A N/A",
-    "#NA",
-    "-1.#IND",
-    "-1.#QNAN",
-    "-NaN",
-    "-nan",
-    "1.#IND",
-    "1.#QNAN",
-    "<NA>",
-    "N/A",
-    "NA",
-    "NULL",
-    "NaN",
-    "None",
-    "n/a",
-    "nan",
-    "null",
 )
 # Options that would change what is read rather than how, or that are set here.
 _OWN_OPTIONS = frozenset(

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
-import pandas as pd
 
 from ml_project_template.data.columns import power_of_two, show
 from ml_project_template.data.signature import Signature
 from ml_project_template.errors import ConfigError, DataError, unknown
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from ml_project_template.data.tabular import TabularDataset
@@ -172,6 +172,8 @@ class Preprocessor:
         Raises:
             DataError: As for ``transform``.
         """
+        import pandas as pd
+
         self._check_fitted()
         for name in self.feature_names_:
             if name not in frame.columns:

@@ -8,29 +8,32 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 import numpy as np
-import pandas as pd
 
 from ml_project_template.data.columns import power_of_two, show
 from ml_project_template.errors import DataError, unknown
 
 if TYPE_CHECKING:
+    import pandas as pd
     from numpy.typing import NDArray
 
     from ml_project_template.data.tabular import TabularDataset
+
+    Rows = pd.DataFrame | Sequence[Mapping[str, object]] | Sequence[Sequence[object]]
 
 __all__ = ["Feature", "FeatureType", "Signature", "Value"]
 
 FeatureType = Literal["float", "int", "bool"]
 Value = bool | int | float | None
-Rows = pd.DataFrame | Sequence[Mapping[str, object]] | Sequence[Sequence[object]]
 
 _NUM_SAMPLE_ROWS = 5
 _DECILES = np.linspace(0.0, 1.0, 11)
+_NUM_GAPS = 8
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,37 @@ class Signature:
         """The names of the features in their order."""
         return tuple(feature.name for feature in self.features)
 
+    def probe_rows(self, *, missing: bool = False) -> NDArray[np.float64]:
+        """Make raw rows on which two ways to compute a model can be compared.
+
+        They are the sample, and rows that mix the deciles of the features: row ``i`` takes decile
+        ``i * (j + 1)`` of feature ``j``, modulo eleven, and a second round runs the other way.
+
+        Args:
+            missing: Also leave out each of the first features once, and all of them.
+
+        Returns:
+            Shape ``(n_rows, n_features)``, float64; the same rows for the same signature.
+        """
+        names = self.feature_names
+        sample = [[_as_float(row[name]) for name in names] for row in self.sample]
+        deciles = np.array(
+            [feature.quantiles or [0.0] * len(_DECILES) for feature in self.features]
+        )
+        columns = np.arange(len(names))
+        mixed = [
+            deciles[columns, (step * turn * (columns + 1)) % len(_DECILES)]
+            for turn in (1, -1)
+            for step in range(len(_DECILES))
+        ]
+        rows = np.array([*sample, *mixed], dtype=np.float64)
+        if not missing:
+            return np.where(np.isnan(rows), 0.0, rows)
+        gaps = rows[-1:].repeat(min(len(names), _NUM_GAPS) + 1, axis=0)
+        gaps[-1] = np.nan
+        np.fill_diagonal(gaps[:-1], np.nan)
+        return np.concatenate([rows, gaps])
+
     def to_dict(self) -> dict[str, Any]:
         """Write the signature as plain JSON values."""
         return {
@@ -161,6 +195,8 @@ class Signature:
             DataError: A feature is missing or unknown, or a value is neither a finite number nor
                 missing; the message names the row, counted from 1, and the feature.
         """
+        import pandas as pd
+
         if isinstance(rows, pd.DataFrame):
             values = self._from_frame(rows, strict)
         elif isinstance(rows, np.ndarray):
@@ -174,6 +210,8 @@ class Signature:
         return pd.DataFrame(values, columns=list(self.feature_names), copy=False)
 
     def _from_frame(self, frame: pd.DataFrame, strict: bool) -> NDArray[np.float64]:
+        import pandas as pd
+
         names = [str(column) for column in frame.columns]
         for name in self.feature_names:
             if names.count(name) > 1:
@@ -248,7 +286,7 @@ class Signature:
         return [row[name] for name in names]
 
     def _value(self, row: int, name: str, value: object) -> float:
-        if value is None or value is pd.NA or value is pd.NaT:
+        if value is None or _is_pandas_gap(value):
             return math.nan
         if isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
             try:
@@ -262,6 +300,16 @@ class Signature:
         return DataError(
             f"Row {row + 1}: feature '{name}' must be a finite number, got {show(value)}."
         )
+
+
+def _is_pandas_gap(value: object) -> bool:
+    """Recognise ``pd.NA`` and ``pd.NaT``, which nobody has who has not imported pandas."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and (value is pandas.NA or value is pandas.NaT)
+
+
+def _as_float(value: Value) -> float:
+    return math.nan if value is None else float(value)
 
 
 def _missing(name: str, surplus: set[str]) -> str:

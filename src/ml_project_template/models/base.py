@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib
 import importlib.metadata
 import inspect
 import logging
+import math
 import operator
 import os
 import platform
@@ -38,6 +40,7 @@ from ml_project_template.models._capture import RECORD, plain_json, recorded
 from ml_project_template.models.registry import ModelRegistry
 from ml_project_template.training.metrics import (
     classification_metrics,
+    confusion_counts,
     resolve_class_weight,
     softmax,
 )
@@ -57,13 +60,16 @@ if TYPE_CHECKING:
     from ml_project_template.data.preprocessing import Preprocessor
     from ml_project_template.data.signature import Signature
     from ml_project_template.data.tabular import TabularDataset
+    from ml_project_template.models._onnx import ScoreGraph
     from ml_project_template.tracking import Run, Tracker
 
-__all__ = ["BaseModel", "SaveModel", "TrainingReport"]
+__all__ = ["BaseModel", "ModelParts", "SaveModel", "TrainingReport"]
 
 SaveModel = Literal["best", "final"]
 
 _logger = logging.getLogger(__name__)
+
+_MAX_HISTORY = 200
 
 # Arguments of `_fit` that `train` gives by itself.
 _GIVEN_BY_TRAIN = frozenset({"train_data", "val_data", "save_model", "seed"})
@@ -90,6 +96,23 @@ class TrainingReport:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class ModelParts:
+    """What a model directory holds beside the model itself.
+
+    Attributes:
+        preprocessor: What brings raw rows into the form that ``predict`` takes.
+        signature: The raw features and the class names.
+        metadata: How the model came about.
+        num_features: How many prepared features it takes.
+    """
+
+    preprocessor: Preprocessor
+    signature: Signature
+    metadata: dict[str, Any]
+    num_features: int
+
+
 class BaseModel(ABC):
     """A classifier that trains, saves, loads and predicts in the same way as all others.
 
@@ -105,7 +128,7 @@ class BaseModel(ABC):
         history: What the last fit reported, a row for each epoch or boosting stage.
     """
 
-    packages: ClassVar[tuple[str, ...]] = ("numpy", "pandas")
+    packages: ClassVar[tuple[str, ...]] = ("numpy", "pandas", "safetensors")
     """Distributions that a saved model needs to be loaded; their versions go into its metadata."""
 
     seed_matters: ClassVar[bool] = True
@@ -182,13 +205,57 @@ class BaseModel(ABC):
             train_data: Prepared training rows.
         """
 
-    @classmethod  # noqa: B027 - most models need nothing
+    @classmethod
     def warm_up(cls) -> None:
         """Import what a training needs and its class does not: a sweep does so once for all.
 
         Called before the workers of a sweep are forked: nothing here may start a thread or touch a
         device.
         """
+        importlib.import_module("safetensors.numpy")
+
+    @classmethod
+    def accepts_missing(cls, params: Mapping[str, Any]) -> bool:  # noqa: ARG003
+        """Say whether ``predict`` takes missing values.
+
+        Args:
+            params: The arguments of the constructor.
+        """
+        return True
+
+    def inference_tensors(self) -> dict[str, NDArray[Any]]:
+        """Give what ``score_graph`` needs beside the file of the weights, if that is no plain one.
+
+        Returns:
+            Arrays of finite numbers by name.
+        """
+        return {}
+
+    @classmethod
+    def score_graph(
+        cls,
+        params: Mapping[str, Any],  # noqa: ARG003
+        tensors: Mapping[str, NDArray[Any]],  # noqa: ARG003
+        n_features: int,  # noqa: ARG003
+        num_classes: int,  # noqa: ARG003
+    ) -> ScoreGraph | None:
+        """Write ``predict`` as an ONNX graph, so that a server needs nothing of what fitted it.
+
+        Args:
+            params: The arguments of the constructor.
+            tensors: The arrays of ``weights.safetensors``, if there are, and those of
+                ``inference_tensors``. They come out of a file and have to be checked.
+            n_features: How many prepared features there are.
+            num_classes: How many classes there are.
+
+        Returns:
+            The graph, from prepared rows to raw scores; None if the model has none: a server then
+            calls ``predict``.
+
+        Raises:
+            ArtifactError: The arrays are not those of such a model.
+        """
+        return None
 
     def feature_importances(self) -> NDArray[np.float64] | None:
         """Say how much each feature matters to the model.
@@ -332,7 +399,7 @@ class BaseModel(ABC):
             self.history = history.rows
             self._n_features = train_data.num_features
 
-            metrics = self._judge(splits, weights)
+            metrics, confusion = self._judge(splits, weights)
             run.log_metrics(metrics)
             git = git_state()
             self.metadata = {
@@ -354,6 +421,8 @@ class BaseModel(ABC):
                     "rows": {split: len(data) for split, data in splits.items()},
                 },
                 "metrics": metrics,
+                "history": _thinned(history.rows),
+                "confusion_matrices": confusion,
                 "config": safe_config,
                 "run_id": run.id,
             }
@@ -461,6 +530,10 @@ class BaseModel(ABC):
             }
             for file_name, content in parts.items():
                 write_json(str(directory / file_name), content)
+            artifacts.save_tensors(
+                directory / artifacts.INFERENCE,
+                {**self.inference_tensors(), **self._probe()},
+            )
 
         return artifacts.write_model_directory(
             os.fspath(path), write, storage_options=storage_options
@@ -502,9 +575,7 @@ class BaseModel(ABC):
                     "ModelRegistry.load."
                 )
             with _as_artifact_error(source):
-                model = model_class._build(config["params"])
-                model._read_parts(directory)
-                model._load_weights(directory)
+                model = model_class.read(directory)
         return model
 
     @classmethod
@@ -605,8 +676,44 @@ class BaseModel(ABC):
 
     # ---- the steps of train and load
 
+    def _probe(self) -> dict[str, NDArray[np.float64]]:
+        """Answer the probe rows: by these answers a server checks its own arithmetic."""
+        if self.signature is None or self.preprocessor is None:
+            return {}
+        takes_gaps = self.takes_gaps(self._model_params, self.preprocessor)
+        rows = self.signature.probe_rows(missing=takes_gaps)
+        try:
+            answers = self.predict_proba(self.preprocessor.transform_array(rows))
+        except Exception as error:
+            # Whatever a model of somebody's own says to such rows, it is trained and is to be
+            # saved. A server then loads the model itself.
+            _logger.debug("No answers to the probe rows: %s", error)
+            return {}
+        return {artifacts.PROBE: answers} if np.isfinite(answers).all() else {}
+
     @classmethod
-    def _build(cls, params: Mapping[str, Any]) -> Self:
+    def takes_gaps(cls, params: Mapping[str, Any], preprocessor: Preprocessor) -> bool:
+        """Say whether raw rows may have gaps: they are filled in, or the model takes them.
+
+        Args:
+            params: The arguments of the constructor.
+            preprocessor: What prepares the rows.
+        """
+        return preprocessor.impute is not None or cls.accepts_missing(params)
+
+    @classmethod
+    def check_params(cls, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Check the constructor's arguments out of a ``config.json``, without calling it.
+
+        Args:
+            params: Names and values.
+
+        Returns:
+            They, and the defaults of those that are not there.
+
+        Raises:
+            ArtifactError: One is unknown, missing or of the wrong kind.
+        """
         problems = [
             f"config.json.{name}: where a model runs is no part of it"
             for name in params
@@ -615,22 +722,62 @@ class BaseModel(ABC):
         problems += check_arguments(cls, params, where="config.json")
         if problems:
             raise ArtifactError(problems[0])
+        parameters = inspect.signature(cls).parameters
+        return {
+            **{
+                name: parameter.default
+                for name, parameter in parameters.items()
+                if parameter.default is not parameter.empty and name not in cls._runtime_params
+            },
+            **params,
+        }
+
+    @classmethod
+    def _build(cls, params: Mapping[str, Any]) -> Self:
+        cls.check_params(params)
         return cls(**params)
 
-    def _read_parts(self, directory: Path) -> None:
+    @classmethod
+    def read(cls, directory: Path) -> Self:
+        """Read a verified copy of a model directory; ``load`` does so for any place.
+
+        Args:
+            directory: What ``artifacts.open_model_directory`` gave.
+
+        Raises:
+            ArtifactError: Its content is not that of such a model.
+        """
+        model = cls._build(artifacts.read_config(directory)["params"])
+        parts = cls.read_parts(directory)
+        model.preprocessor, model.signature = parts.preprocessor, parts.signature
+        model.metadata, model._n_features = parts.metadata, parts.num_features
+        model._load_weights(directory)
+        return model
+
+    @classmethod
+    def read_parts(cls, directory: Path) -> ModelParts:
+        """Read what a model directory holds beside the model itself.
+
+        Args:
+            directory: What ``artifacts.open_model_directory`` gave.
+
+        Raises:
+            ArtifactError: A file is damaged.
+            DataError: A file holds something else.
+        """
         from ml_project_template.data.preprocessing import Preprocessor
         from ml_project_template.data.signature import Signature
 
         def read(file_name: str) -> Any:
             return read_json(str(directory / file_name))
 
-        self.preprocessor = Preprocessor.from_dict(read(artifacts.PREPROCESSING))
-        self.signature = Signature.from_dict(read(artifacts.SIGNATURE))
-        self.metadata = read(artifacts.METADATA)
-        n_features = self.metadata.get("num_features") if isinstance(self.metadata, dict) else None
+        preprocessor = Preprocessor.from_dict(read(artifacts.PREPROCESSING))
+        signature = Signature.from_dict(read(artifacts.SIGNATURE))
+        metadata = read(artifacts.METADATA)
+        n_features = metadata.get("num_features") if isinstance(metadata, dict) else None
         if not isinstance(n_features, int) or n_features < 1:
             raise ArtifactError("metadata.json: num_features must be a positive number.")
-        self._n_features = n_features
+        return ModelParts(preprocessor, signature, metadata, n_features)
 
     def _describe(self, train_data: TabularDataset) -> None:
         """Take the preprocessor and the signature from the training data."""
@@ -652,8 +799,10 @@ class BaseModel(ABC):
 
     def _judge(
         self, splits: Mapping[str, TabularDataset], weights: NDArray[np.float64] | None
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], dict[str, list[list[int]]]]:
+        """Measure the model on each split; returns metrics, and confusion matrices by split."""
         metrics: dict[str, float] = {}
+        confusion = {}
         for split, data in splits.items():
             scores = self.predict(data)
             if not np.isfinite(scores).all():
@@ -663,7 +812,9 @@ class BaseModel(ABC):
                 )
             found = classification_metrics(data.y, softmax(scores), class_weight=weights)
             metrics |= {f"{split}_{name}": value for name, value in found.items()}
-        return metrics
+            counts = confusion_counts(data.y, scores.argmax(axis=1), data.num_classes)
+            confusion[split] = counts.tolist()
+        return metrics, confusion
 
     def _log_plots(self, run: Run, splits: Mapping[str, TabularDataset], history: History) -> None:
         from ml_project_template.training import plots
@@ -730,6 +881,15 @@ def _defaults(fit: Any) -> dict[str, Any]:
         for name, parameter in inspect.signature(fit).parameters.items()
         if name not in _GIVEN_BY_TRAIN and parameter.default is not parameter.empty
     }
+
+
+def _thinned(history: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Keep enough of the steps for a curve, the first and the last among them."""
+    step = max(1, math.ceil(len(history) / _MAX_HISTORY))
+    kept = [dict(row) for row in history[::step]]
+    if history and (len(history) - 1) % step:
+        kept.append(dict(history[-1]))
+    return kept
 
 
 def _as_yaml(config: Any) -> str:

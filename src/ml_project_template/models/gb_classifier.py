@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -14,6 +14,12 @@ from pydantic import Field
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError, ConfigError, DataError
+from ml_project_template.models._onnx import (
+    ScoreGraph,
+    check_trees,
+    flatten_trees,
+    tree_graph,
+)
 from ml_project_template.models._trees import (
     EXACT_TYPES,
     HISTOGRAM_TYPES,
@@ -63,7 +69,13 @@ class GBClassifier(BaseModel):
         ConfigError: A setting that the booster doesn't have.
     """
 
-    packages: ClassVar[tuple[str, ...]] = ("numpy", "pandas", "scikit-learn", "skops")
+    packages: ClassVar[tuple[str, ...]] = (
+        "numpy",
+        "pandas",
+        "safetensors",
+        "scikit-learn",
+        "skops",
+    )
     seed_matters: ClassVar[bool] = False
 
     def __init__(
@@ -104,6 +116,7 @@ class GBClassifier(BaseModel):
     def warm_up(cls) -> None:
         """Import scikit-learn's boosters, and what writes them."""
         importlib.import_module("sklearn.ensemble")
+        importlib.import_module("safetensors.numpy")
         artifacts.import_skops()
 
     def get_params(self) -> dict[str, Any]:
@@ -309,6 +322,27 @@ class GBClassifier(BaseModel):
     def _save_weights(self, directory: Path) -> None:
         artifacts.save_estimator(directory / artifacts.WEIGHTS_SKOPS, self.estimator_)
 
+    def inference_tensors(self) -> dict[str, NDArray[Any]]:
+        """Give the trees as plain arrays; see `BaseModel.inference_tensors`."""
+        self._check_fitted()
+        return flatten_trees(*_trees_of(self.estimator_))
+
+    @classmethod
+    def accepts_missing(cls, params: Mapping[str, Any]) -> bool:
+        """The histogram booster learns where rows with a gap go; the exact one can't."""
+        return bool(params["booster"] == "histogram")
+
+    @classmethod
+    def score_graph(
+        cls,
+        params: Mapping[str, Any],  # noqa: ARG003
+        tensors: Mapping[str, NDArray[Any]],
+        n_features: int,
+        num_classes: int,
+    ) -> ScoreGraph | None:
+        """Make an ONNX graph of the trees; see `BaseModel.score_graph`."""
+        return tree_graph(check_trees(tensors, n_features, num_classes))
+
     def _load_weights(self, directory: Path) -> None:
         histogram = self.booster == "histogram"
         estimator = artifacts.load_estimator(
@@ -352,6 +386,39 @@ def _truncate(estimator: Any, stages: int) -> None:
     else:
         estimator.estimators_ = estimator.estimators_[:stages]
         estimator.n_estimators_ = stages
+
+
+def _trees_of(estimator: Any) -> tuple[list[dict[str, NDArray[Any]]], NDArray[np.float64]]:
+    """Read the trees of a fitted booster, and what their values are added to."""
+    if hasattr(estimator, "_predictors"):
+        fitted = [tree.nodes for stage in estimator._predictors for tree in stage]
+        names = {
+            "leaf": "is_leaf",
+            "feature": "feature_idx",
+            "threshold": "num_threshold",
+            "left": "left",
+            "right": "right",
+            "missing_left": "missing_go_to_left",
+            "value": "value",
+        }
+        trees = [{name: nodes[field] for name, field in names.items()} for nodes in fitted]
+        return trees, estimator._baseline_prediction.ravel()
+    exact = [regressor.tree_ for regressor in estimator.estimators_.ravel()]
+    trees = [
+        {
+            "leaf": tree.children_left == -1,
+            "feature": tree.feature,
+            "threshold": tree.threshold,
+            "left": tree.children_left,
+            "right": tree.children_right,
+            "missing_left": np.zeros(tree.node_count, dtype=np.uint8),
+            "value": tree.value[:, 0, 0] * estimator.learning_rate,
+        }
+        for tree in exact
+    ]
+    # Scikit-learn's own start: of the log priors, or of the log odds where there are two classes.
+    features = np.zeros((1, estimator.n_features_in_), dtype=np.float32)
+    return trees, np.asarray(estimator._raw_predict_init(features), dtype=np.float64).ravel()
 
 
 def _of_rows(

@@ -16,6 +16,7 @@ from pydantic import Field
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError, ConfigError, ModelError, unknown
+from ml_project_template.models._onnx import ScoreGraph, network_graph
 from ml_project_template.models.base import BaseModel, SaveModel
 from ml_project_template.models.registry import register
 from ml_project_template.training.early_stopping import EarlyStopping
@@ -283,6 +284,38 @@ class MLPClassifier(BaseModel):
             {name: torch.from_numpy(array) for name, array in tensors.items()}, assign=True
         )
         self.module_ = module.to(self.fabric.device).eval()
+
+    @classmethod
+    def accepts_missing(cls, params: Mapping[str, Any]) -> bool:  # noqa: ARG003
+        """A network needs a number for every feature."""
+        return False
+
+    @classmethod
+    def score_graph(
+        cls,
+        params: Mapping[str, Any],
+        tensors: Mapping[str, NDArray[Any]],
+        n_features: int,
+        num_classes: int,
+    ) -> ScoreGraph:
+        """Write the network out as an ONNX graph; see `BaseModel.score_graph`."""
+        widths = params["layer_dims"]
+        if (
+            len(widths) < 2
+            or None in widths
+            or (widths[0], widths[-1]) != (n_features, num_classes)
+        ):
+            raise ArtifactError(
+                f"config.json: layer_dims {widths} must lead from {n_features} features to "
+                f"{num_classes} classes."
+            )
+        return network_graph(
+            widths,
+            params["activation"],
+            params["normalization"],
+            dropout=bool(params["dropout"]),
+            tensors=tensors,
+        )
 
     @property
     def _scales_gradients(self) -> bool:
