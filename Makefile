@@ -45,11 +45,13 @@ imports: setup ## who may import whom
 check: lint types imports test ## all that CI runs
 
 bench: setup ## how long things take, beside the ways there are without this project
-	$(RUN) python -m benchmarks.sweeps $(ARGS)
+	$(RUN) python -m benchmarks.sweeps
+	$(RUN) python -m benchmarks.serving
 
-soak: setup ## kill sweeps again and again, and see that nothing is lost
+soak: setup ## kill sweeps and end servers again and again, and see that nothing is lost
 	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 10
 	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 2 --processes 4
+	$(RUN) python -m tests.soak.serve_ends --ends 100
 
 mlflow: setup ## the page with the runs, at http://127.0.0.1:5000
 	$(RUN) mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} $(ARGS)

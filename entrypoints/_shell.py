@@ -49,6 +49,7 @@ class Shell:
         problems: Looks for more that is wrong when an override is, in what the others make.
         optional: Keys that may be missing (``???``) for this task.
         sweeper: What Hydra may be told to run ``-m`` with, besides its own sweepers.
+        open_keys: Keys below which any key may be given without Hydra's ``+``.
     """
 
     task: Task
@@ -56,9 +57,13 @@ class Shell:
     problems: Callable[[DictConfig], list[str]] | None = None
     optional: frozenset[str] = frozenset()
     sweeper: type[Sweeper] | None = None
+    open_keys: tuple[str, ...] = ()
 
     def __call__(self) -> None:
         """Let Hydra compose the configuration of ``sys.argv`` and run the task."""
+        opened = tuple(f"{key}." for key in self.open_keys)
+        if opened:
+            sys.argv[1:] = [f"+{arg}" if arg.startswith(opened) else arg for arg in sys.argv[1:]]
         if self.sweeper is not None:
             Plugins.instance().register(self.sweeper)
 
@@ -80,10 +85,16 @@ def entrypoint(
     problems: Callable[[DictConfig], list[str]] | None = None,
     optional: frozenset[str] = frozenset(),
     sweeper: type[Sweeper] | None = None,
+    open_keys: tuple[str, ...] = (),
 ) -> Callable[[Task], Shell]:
     """Put the shell around a task, as a decorator; see `Shell` for the arguments."""
     return functools.partial(
-        Shell, config_name=config_name, problems=problems, optional=optional, sweeper=sweeper
+        Shell,
+        config_name=config_name,
+        problems=problems,
+        optional=optional,
+        sweeper=sweeper,
+        open_keys=open_keys,
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.servers import ServerProcess
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -56,20 +57,35 @@ def test_the_commands_of_the_readme_run(clone: dict[str, str], workspace: Path) 
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert '"predictions":["setosa"]' in done.stdout
     assert (workspace / "scored.parquet").is_file()
-    printed = [block for block in _blocks("python") if ".models/iris_mlp" in block]
-    for code in printed:
-        ran = subprocess.run(
-            [sys.executable, "-c", code],
-            cwd=workspace,
-            env=clone,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr
-        assert "['setosa']" in ran.stdout
-        assert "mlp_classifier" in ran.stdout
+    blocks = _blocks("python")
+    (loading,) = [block for block in blocks if ".models/iris_mlp" in block]
+    output = _run_python(loading, workspace, clone)
+    assert "['setosa']" in output
+    assert "mlp_classifier" in output
+    server = ServerProcess(workspace, ["model.path=.models/iris_mlp"], {})
+    try:
+        server.wait()
+        calls = [block for block in blocks if "127.0.0.1" in block]
+        assert len(calls) == 3
+        for code in calls:
+            code = code.replace("8000", server.address.rpartition(":")[2])
+            assert "setosa" in _run_python(code, workspace, clone), code
+    finally:
+        server.end()
+
+
+def _run_python(code: str, workspace: Path, environment: dict[str, str]) -> str:
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=workspace,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 def test_the_targets_of_the_makefile_that_the_readme_names_exist() -> None:

@@ -1,0 +1,229 @@
+"""What an endpoint of the hot path gets and gives: a body in, a body out.
+
+Starlette's request and response objects cost more than the answer of a small model, so the
+endpoints that predict are plain functions of a `Request`; everything else of the server is an
+ordinary FastAPI application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+__all__ = [
+    "JSON",
+    "Answer",
+    "BodyLimits",
+    "ClientGoneError",
+    "Endpoint",
+    "RefusalError",
+    "Request",
+    "problem",
+    "read_body",
+]
+
+JSON = b"application/json"
+
+_LONGEST_PROBLEM = 1_900  # bytes
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+class Request:
+    """A request with its whole body.
+
+    Attributes:
+        body: The bytes that were sent.
+        headers: Pairs of name, in small letters, and value.
+        path_params: What stands in the path for its ``{...}``, where it has some.
+    """
+
+    __slots__ = ("body", "headers", "path_params")
+
+    def __init__(
+        self,
+        body: bytes,
+        headers: list[tuple[bytes, bytes]],
+        path_params: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        self.body = body
+        self.headers = headers
+        self.path_params = path_params
+
+    def header(self, name: bytes) -> bytes:
+        """Find a header; empty if it was not sent.
+
+        Args:
+            name: The name, in small letters.
+        """
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
+
+    @property
+    def content_type(self) -> str:
+        """The media type without its parameters, in small letters."""
+        return self.header(b"content-type").split(b";")[0].strip().lower().decode("latin-1")
+
+
+class Answer:
+    """What a request is answered with.
+
+    Attributes:
+        body: The bytes to send.
+        content_type: Their media type.
+        status: The HTTP status.
+        headers: Further headers.
+    """
+
+    __slots__ = ("body", "content_type", "headers", "status")
+
+    def __init__(
+        self,
+        body: bytes,
+        content_type: bytes = JSON,
+        status: int = 200,
+        headers: list[tuple[bytes, bytes]] | None = None,
+    ) -> None:
+        self.body = body
+        self.content_type = content_type
+        self.status = status
+        self.headers = headers
+
+
+Endpoint = Callable[[Request], Awaitable[Answer]]
+
+
+class RefusalError(Exception):
+    """A request that is not answered, and why.
+
+    Args:
+        status: The HTTP status.
+        detail: One line for the client, which never repeats what it sent at length.
+        retry_after: Seconds after which to try again, for 429 and 503.
+    """
+
+    def __init__(self, status: int, detail: str, retry_after: int | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class ClientGoneError(Exception):
+    """The client has closed its connection before its request was read."""
+
+
+def problem(refusal: RefusalError, key: str = "detail") -> Answer:
+    """Make the answer of a refused request.
+
+    Args:
+        refusal: Why it is refused.
+        key: What the protocol calls the message.
+
+    Returns:
+        ``{"detail": "..."}``, under 2 KB.
+    """
+    detail = refusal.detail
+    # A lone surrogate is no text that could be sent.
+    detail = detail.encode("utf-8", "replace").decode("utf-8")
+    body = msgspec.json.encode({key: detail})
+    while len(body) > _LONGEST_PROBLEM:
+        detail = detail[: len(detail) * 2 // 3]
+        body = msgspec.json.encode({key: f"{detail}..."})
+    headers = None
+    if refusal.retry_after is not None:
+        headers = [(b"retry-after", str(refusal.retry_after).encode())]
+    elif refusal.status == 401:
+        headers = [(b"www-authenticate", b"Bearer")]
+    return Answer(body, JSON, refusal.status, headers)
+
+
+class BodyLimits:
+    """How large a body may be, and how long it may take to come.
+
+    Args:
+        max_bytes: The largest body.
+        timeout: Seconds from the first to the last byte of a body.
+    """
+
+    __slots__ = ("max_bytes", "timeout")
+
+    def __init__(self, max_bytes: int, timeout: float) -> None:
+        self.max_bytes = max_bytes
+        self.timeout = timeout
+
+
+async def read_body(
+    receive: Receive, headers: list[tuple[bytes, bytes]], limits: BodyLimits
+) -> bytes:
+    """Read the body of a request.
+
+    Args:
+        receive: ASGI's own.
+        headers: The headers of the request.
+        limits: What is read at most.
+
+    Raises:
+        RefusalError: 413 if the body is too large, 408 if it takes too long, 400 if its length is
+            given as no number.
+        ClientGoneError: The client has gone.
+    """
+    for name, value in headers:
+        if name == b"content-length":
+            if not value.isdigit():
+                raise RefusalError(400, "The header content-length must be a whole number.")
+            if len(value) > 18 or int(value) > limits.max_bytes:
+                raise _too_large(limits)
+    loop = asyncio.get_running_loop()
+    # Cheaper than `asyncio.timeout`, on the way of every request.
+    task = asyncio.current_task()
+    assert task is not None
+    expired = False
+
+    def expire() -> None:
+        nonlocal expired
+        expired = True
+        task.cancel()
+
+    timer = loop.call_later(limits.timeout, expire)
+    try:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            if len(body) > limits.max_bytes:
+                raise _too_large(limits)
+            return body
+        chunks, size = [body], len(body)
+        while message.get("more_body", False):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGoneError
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            if size > limits.max_bytes:
+                raise _too_large(limits)
+            chunks.append(chunk)
+        return b"".join(chunks)
+    except asyncio.CancelledError:
+        # Somebody else may have cancelled it as well.
+        if not expired or task.uncancel():
+            raise
+        raise RefusalError(
+            408, f"The body did not come within {limits.timeout:g} seconds."
+        ) from None
+    finally:
+        timer.cancel()
+
+
+def _too_large(limits: BodyLimits) -> RefusalError:
+    return RefusalError(413, f"The body is larger than {limits.max_bytes} bytes.")

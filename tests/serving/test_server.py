@@ -1,0 +1,198 @@
+"""The server as a process: its end, its reloads, its workers, and too many requests at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.servers import BODY, Load, ServerProcess, train_model, wait_until
+
+Start = Callable[..., ServerProcess]
+
+
+def test_the_end_under_load_drops_no_request(iris_model: Path, start_server: Start) -> None:
+    server = start_server(f"model.path={iris_model}", "server.drain_seconds=1")
+    load = Load(server.address, clients=8)
+    try:
+        wait_until(lambda: load.answers[200] > 100)
+        server.tell(signal.SIGTERM)
+        time.sleep(0.4)
+        # Not ready, and still there for those who have not heard of it.
+        assert httpx2.get(f"{server.address}/ready").status_code == 503
+        assert httpx2.post(f"{server.address}/predict", json=BODY).status_code == 200
+        assert server.process.wait(25) == 0
+    finally:
+        load.end()
+    assert load.dropped == []
+    assert set(load.answers) == {200}
+
+
+def test_ctrl_c_ends_the_server_quietly(iris_model: Path, start_server: Start) -> None:
+    server = start_server(f"model.path={iris_model}", "server.access_log=false")
+    with httpx2.Client() as client:
+        client.get(f"{server.address}/health")
+        started = time.monotonic()
+        assert server.end(signal.SIGINT) == 0
+        assert time.monotonic() - started < 10
+    assert "Traceback" not in server.output
+    assert "rror" not in server.output
+
+
+def test_a_new_version_is_loaded_without_a_dropped_request(
+    iris_model: Path, tmp_path: Path, start_server: Start
+) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(iris_model, place)
+    server = start_server(f"model.path={place}")
+    before = httpx2.get(f"{server.address}/info").json()["version"]
+    load = Load(server.address, clients=4)
+    try:
+        wait_until(lambda: load.answers[200] > 20)
+        train_model(place, max_iter=5)
+        server.tell(signal.SIGHUP)
+        wait_until(
+            lambda: httpx2.get(f"{server.address}/info").json()["version"] != before, seconds=30
+        )
+        seen = load.answers[200]
+        wait_until(lambda: load.answers[200] > seen + 20)
+    finally:
+        load.end()
+    assert load.dropped == []
+    assert set(load.answers) == {200}
+    assert load.refused == 0
+
+
+@pytest.mark.parametrize("damage", ["weights", "gone", "another"])
+def test_a_broken_new_version_leaves_the_old_one_serving(
+    damage: str, iris_model: Path, wine_model: Path, tmp_path: Path, start_server: Start
+) -> None:
+    place = tmp_path / "model"
+    shutil.copytree(iris_model, place)
+    server = start_server(f"model.path={place}", "server.watch_seconds=0.2")
+    before = httpx2.get(f"{server.address}/info").json()["version"]
+    if damage == "another":
+        # Whole and sound, but of other features: its users are told by the version and /info.
+        shutil.rmtree(place)
+        shutil.copytree(wine_model, place)
+        wait_until(lambda: httpx2.get(f"{server.address}/info").json()["version"] != before)
+        assert httpx2.post(f"{server.address}/predict", json=BODY).status_code == 422
+        return
+    if damage == "weights":
+        for name in ("weights.skops", "inference.safetensors"):
+            content = bytearray((place / name).read_bytes())
+            content[len(content) // 2] ^= 255
+            (place / name).write_bytes(content)
+        (place / "manifest.json").touch()
+    else:
+        shutil.rmtree(place)
+    wait_until(lambda: httpx2.get(f"{server.address}/info").json()["reload_problem"] is not None)
+    answer = httpx2.post(f"{server.address}/predict", json=BODY)
+    assert answer.json()["predictions"] == ["setosa"]
+    assert httpx2.get(f"{server.address}/ready").status_code == 200
+    assert httpx2.get(f"{server.address}/info").json()["version"] == before
+    assert 'model_reload_failed{model="model"} 1.0' in httpx2.get(f"{server.address}/metrics").text
+    assert "stays at version" in server.output
+    # The place is mended: it is served, and the complaint is gone.
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(iris_model, place)
+    wait_until(lambda: httpx2.get(f"{server.address}/info").json()["reload_problem"] is None)
+
+
+def test_too_many_requests_are_refused_and_health_goes_on(
+    iris_model: Path, start_server: Start
+) -> None:
+    server = start_server(f"model.path={iris_model}", "server.max_queue=2")
+    load = Load(server.address, clients=24)
+    slowest = 0.0
+    try:
+        deadline = time.monotonic() + 20
+        while load.answers[429] == 0 and time.monotonic() < deadline:
+            started = time.monotonic()
+            assert httpx2.get(f"{server.address}/health", timeout=10).status_code == 200
+            slowest = max(slowest, time.monotonic() - started)
+    finally:
+        load.end()
+    assert set(load.answers) <= {200, 429}
+    assert load.answers[200] > 0
+    assert load.answers[429] > 0
+    assert load.dropped == []
+    # At once afterwards.
+    assert httpx2.post(f"{server.address}/predict", json=BODY).status_code == 200
+
+
+def test_a_slow_body_is_cut_off(iris_model: Path, start_server: Start) -> None:
+    server = start_server(f"model.path={iris_model}", "server.body_timeout=0.5")
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as slow:
+        slow.sendall(b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        answer = b""
+        while chunk := slow.recv(4096):
+            answer += chunk
+    assert b" 408 " in answer
+    assert httpx2.get(f"{server.address}/health").status_code == 200
+
+
+def test_several_workers_share_the_port_and_their_numbers(
+    iris_model: Path, start_server: Start
+) -> None:
+    server = start_server(f"model.path={iris_model}", "server.workers=2")
+    pids = _workers(server)
+    assert len(pids) == 2
+    for _ in range(30):
+        assert httpx2.post(f"{server.address}/predict", json=BODY).status_code == 200
+    counted = 'http_requests_total{route="/predict",status="200"} 30.0'
+    wait_until(lambda: counted in httpx2.get(f"{server.address}/metrics").text, seconds=15)
+    # One dies; another takes its place, and no number is lost that was written since: each second.
+    time.sleep(2.5)
+    os.kill(pids[0], signal.SIGKILL)
+    wait_until(lambda: len(set(_workers(server)) - {pids[0]}) == 2, seconds=30)
+    wait_until(server.is_ready, seconds=30)
+    for _ in range(20):
+        page = httpx2.get(f"{server.address}/metrics").text
+        assert counted in page
+    assert server.end() == 0
+    assert _workers(server) == []
+
+
+def test_workers_that_can_not_load_the_model_end_with_one_line(
+    tmp_path: Path, start_server: Start
+) -> None:
+    server = start_server(f"model.path={tmp_path / 'nope'}", "server.workers=3", ready=False)
+    assert server.process.wait(60) == 1
+    assert server.output.count("nope") == 1
+    assert "Traceback" not in server.output
+
+
+def test_the_access_log_has_a_line_of_json_for_each_request(
+    iris_model: Path, start_server: Start
+) -> None:
+    server = start_server(f"model.path={iris_model}", SERVER_TOKEN="canary-token")
+    key = {"Authorization": "Bearer canary-token", "x-request-id": "mine"}
+    url = f"{server.address}/predict?key=canary-query"
+    assert httpx2.post(url, json=BODY, headers=key).status_code == 200
+    assert httpx2.post(url, json=BODY).status_code == 401
+    assert server.end() == 0
+    lines = [json.loads(line) for line in server.output.splitlines() if line.startswith("{")]
+    mine = [line for line in lines if line["request_id"] == "mine"]
+    assert [(line["method"], line["path"], line["status"]) for line in mine] == [
+        ("POST", "/predict", 200)
+    ]
+    assert any(line["status"] == 401 for line in lines)
+    assert "canary" not in server.output.replace("$SERVER_TOKEN", "")
+
+
+def _workers(server: ServerProcess) -> list[int]:
+    place = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    try:
+        return [int(pid) for pid in place.read_text().split()]
+    except FileNotFoundError:
+        return []
