@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
+# Tests run beside one another: a second thread for tiny tables makes each many times slower. Set
+# before anything that reads it is imported; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 pytest_plugins = ["tests.postgresql", "tests.servers"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # The machine's settings must not change what the tests see, nor may a test write to its services.
-FOREIGN = ("MLFLOW_", "AWS_", "S3_", "ML_PROJECT_", "HYDRA_")
+FOREIGN = ("MLFLOW_", "AWS_", "S3_", "ML_PROJECT_", "HYDRA_", "OTEL_", "SERVER_")
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -84,6 +84,22 @@ def test_a_wrong_setting_is_told_in_one_line(
     assert all(word in lines[0] for word in words), lines[0]
 
 
+def test_wrong_settings_are_told_before_a_model_is_loaded(
+    in_process: Callable[..., tuple[int, str, str]],
+) -> None:
+    for arguments, words in (
+        (["model.path=x", "server.workers=0"], "server.workers"),
+        (["model.path=x", "server.backend=onx"], "server.backend"),
+        (["models.a=x"], "models.a.path=..."),
+        (["model.path=x", "models.a.path=y"], "give one of the two"),
+        (["model.path=models:/iris@best", "server.port=-1"], "server.port"),
+        (["model.path=x", "server.host=256.1.1.1"], "server.host"),
+    ):
+        status, _, errors = in_process("serve", *arguments)
+        assert status == 1
+        assert words in errors
+
+
 def test_an_address_that_is_taken_is_told(iris_model: Path, workspace: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +16,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from ml_project_template.serving import ModelServer, ModelSource, ServerSettings, create_app
+from ml_project_template.serving.metrics import ServerMetrics
+from ml_project_template.serving.server import serve
 from tests.servers import BODY, Load, ServerProcess, train_model, wait_until
 
 Start = Callable[..., ServerProcess]
@@ -34,6 +39,40 @@ def test_the_end_under_load_drops_no_request(iris_model: Path, start_server: Sta
         load.end()
     assert load.dropped == []
     assert set(load.answers) == {200}
+
+
+def test_it_serves_in_the_process_that_calls_it(iris_model: Path) -> None:
+    seen: list[object] = []
+
+    def use(address: str) -> None:
+        try:
+            wait_until(lambda: _answers(address), seconds=20)
+            seen.append(httpx2.post(f"{address}/predict", json=BODY).json()["predictions"])
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.5)
+            seen.append(httpx2.get(f"{address}/info").json()["reload_problem"])
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def make_app(metrics: ServerMetrics) -> ModelServer:
+        settings = ServerSettings(drain_seconds=0.2)
+        return create_app({"iris": ModelSource(str(iris_model))}, settings, metrics)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = threading.Thread(
+            target=use, args=(f"http://127.0.0.1:{listener.getsockname()[1]}",)
+        )
+        assert serve(make_app, listener, on_ready=client.start) == 0
+        client.join(20)
+    assert seen == [["setosa"], None]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def _answers(address: str) -> bool:
+    with contextlib.suppress(httpx2.TransportError):
+        return httpx2.get(f"{address}/ready").status_code == 200
+    return False
 
 
 def test_ctrl_c_ends_the_server_quietly(iris_model: Path, start_server: Start) -> None:
