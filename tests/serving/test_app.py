@@ -17,11 +17,6 @@ from ml_project_template.serving import ModelServer, ServerSettings, create_app,
 from tests.servers import ROW
 
 
-@pytest.fixture(scope="module")
-def predictor(iris_model: Path) -> Predictor:
-    return Predictor.load(str(iris_model))
-
-
 def app_of(iris_model: Path, **settings: Any) -> ModelServer:
     return create_app({"iris": load_model(str(iris_model))}, ServerSettings(**settings))
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import json
 import random
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import uvicorn
 from fastapi.testclient import TestClient
 
-from ml_project_template.data import Preprocessor, TabularDataset
-from ml_project_template.data.sources import onboard
-from ml_project_template.models import ModelRegistry
 from ml_project_template.predictor import Predictor
 from ml_project_template.serving import create_app, load_model
 from ml_project_template.serving.settings import ServerSettings
 from ml_project_template.tracking import _model_signature, warm_up
+from tests.servers import serving_in_a_thread
 
 FEATURES = ["sepal_length_cm", "sepal_width_cm", "petal_length_cm", "petal_width_cm"]
 ROW = dict(zip(FEATURES, [5.1, 3.5, 1.4, 0.2], strict=True))
@@ -39,34 +34,8 @@ def _mlflow() -> None:
 
 
 @pytest.fixture(scope="module")
-def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    path = str(folder / "iris.csv")
-    onboard(source="sklearn:iris", path=path)
-    raw = TabularDataset.from_csv(path, target_column="target")
-    data = Preprocessor().fit(raw).transform(raw)
-    model = ModelRegistry.get("gb_classifier")(max_iter=20, min_samples_leaf=5)
-    model.train(
-        experiment_name="x", train_data=data, tracking=False, model_path=str(folder / "model")
-    )
-    return folder / "model"
-
-
-@pytest.fixture(scope="module")
-def predictor(model_directory: Path) -> Predictor:
-    return Predictor.load(str(model_directory))
-
-
-@pytest.fixture(scope="module")
-def client(model_directory: Path) -> Iterator[TestClient]:
-    app = create_app({"iris": load_model(str(model_directory))})
-    with TestClient(app) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
 def mlflow_server(
-    model_directory: Path, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
+    iris_model: Path, predictor: Predictor, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TestClient]:
     """MLflow's own server for the same model."""
     from mlflow.pyfunc import load_model as load_pyfunc
@@ -76,7 +45,7 @@ def mlflow_server(
     save_model(
         path,
         loader_module="ml_project_template.predictor",
-        data_path=str(model_directory),
+        data_path=str(iris_model),
         signature=_model_signature(predictor.signature),
         input_example=pd.DataFrame([ROW]),
         pip_requirements=[],
@@ -89,18 +58,10 @@ def mlflow_server(
 
 
 @pytest.fixture(scope="module")
-def address(model_directory: Path) -> Iterator[tuple[str, int]]:
+def address(iris_model: Path) -> Iterator[tuple[str, int]]:
     """The host and port of a real server."""
-    app = create_app({"iris": load_model(str(model_directory))})
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield "127.0.0.1", server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    with serving_in_a_thread(create_app({"iris": load_model(str(iris_model))})) as url:
+        yield "127.0.0.1", int(url.rpartition(":")[2])
 
 
 @pytest.fixture(scope="module")
@@ -377,8 +338,8 @@ def test_another_content_type_is_refused(kind: str | None, client: TestClient) -
     assert_refused(answer, [])
 
 
-def test_a_full_queue_is_told_in_mlflows_words(model_directory: Path) -> None:
-    app = create_app({"iris": load_model(str(model_directory))})
+def test_a_full_queue_is_told_in_mlflows_words(iris_model: Path) -> None:
+    app = create_app({"iris": load_model(str(iris_model))})
     app.models["iris"].batcher._max_queue = 0
     with TestClient(app) as client:
         answer = client.post("/invocations", json={"inputs": [VALUES]})
@@ -387,9 +348,9 @@ def test_a_full_queue_is_told_in_mlflows_words(model_directory: Path) -> None:
     assert answer.json()["error_code"] == "REQUEST_LIMIT_EXCEEDED"
 
 
-def test_the_most_rows_can_be_set(model_directory: Path) -> None:
+def test_the_most_rows_can_be_set(iris_model: Path) -> None:
     settings = ServerSettings(max_rows=2)
-    with TestClient(create_app({"iris": load_model(str(model_directory))}, settings)) as client:
+    with TestClient(create_app({"iris": load_model(str(iris_model))}, settings)) as client:
         for body in ({"inputs": [VALUES] * 3}, {"dataframe_records": [ROW] * 3}):
             answer = client.post("/invocations", json=body)
             assert answer.status_code == 422

@@ -37,6 +37,10 @@ ODD_CLASSES = ["<img src=x onerror=\"document.title='owned'\">", "=1+1"]
 Open = Callable[..., Page]
 
 
+# A browser beside other tests on a busy machine may need longer than the usual 5 s.
+expect.set_options(timeout=30_000)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import random
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,6 @@ import pytest
 from fastapi.testclient import TestClient
 from pyarrow import ipc, parquet
 
-from ml_project_template.data import Preprocessor, TabularDataset
-from ml_project_template.data.sources import onboard
-from ml_project_template.models import ModelRegistry
 from ml_project_template.predictor import Predictor, score_file
 from ml_project_template.serving import create_app, load_model, tables
 from ml_project_template.serving.settings import ServerSettings
@@ -33,32 +29,6 @@ MEDIA = {
 }
 BINARY = ["stream", "file", "parquet"]
 FORMS = [*BINARY, "csv"]
-
-
-@pytest.fixture(scope="module")
-def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    path = str(folder / "iris.csv")
-    onboard(source="sklearn:iris", path=path)
-    raw = TabularDataset.from_csv(path, target_column="target")
-    data = Preprocessor().fit(raw).transform(raw)
-    model = ModelRegistry.get("gb_classifier")(max_iter=20, min_samples_leaf=5)
-    model.train(
-        experiment_name="x", train_data=data, tracking=False, model_path=str(folder / "model")
-    )
-    return folder / "model"
-
-
-@pytest.fixture(scope="module")
-def predictor(model_directory: Path) -> Predictor:
-    return Predictor.load(str(model_directory))
-
-
-@pytest.fixture(scope="module")
-def client(model_directory: Path) -> Iterator[TestClient]:
-    app = create_app({"iris": load_model(str(model_directory))})
-    with TestClient(app) as client:
-        yield client
 
 
 @pytest.fixture(scope="module")
@@ -358,10 +328,8 @@ def test_the_row_of_a_late_slice_is_counted_from_the_first(form: str, client: Te
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_model_that_needs_each_value_is_given_none_without(
-    form: str, model_directory: Path
-) -> None:
-    app = create_app({"iris": load_model(str(model_directory))})
+def test_a_model_that_needs_each_value_is_given_none_without(form: str, iris_model: Path) -> None:
+    app = create_app({"iris": load_model(str(iris_model))})
     app.models["iris"].contract.accepts_missing = False
     table = pd.DataFrame([ROW, {**ROW, "sepal_width_cm": None}])
     with TestClient(app) as client:
@@ -566,18 +534,18 @@ def test_every_make_of_parquet_is_read(
 
 
 def test_too_many_tables_at_once_are_sent_away(
-    frame: pd.DataFrame, model_directory: Path, monkeypatch: pytest.MonkeyPatch
+    frame: pd.DataFrame, iris_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tables, "_MAX_AT_ONCE", 0)
     monkeypatch.setattr(tables, "_MAX_WAITING", 0)
-    with TestClient(create_app({"iris": load_model(str(model_directory))})) as client:
+    with TestClient(create_app({"iris": load_model(str(iris_model))})) as client:
         assert_refused(post(client, write(frame, "csv"), "csv"), 429, ["busy"])
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_most_rows_can_be_set(form: str, model_directory: Path) -> None:
+def test_the_most_rows_can_be_set(form: str, iris_model: Path) -> None:
     settings = ServerSettings(max_rows=2)
-    with TestClient(create_app({"iris": load_model(str(model_directory))}, settings)) as client:
+    with TestClient(create_app({"iris": load_model(str(iris_model))}, settings)) as client:
         assert_refused(post(client, write(rows(3), form), form), 422, ["3", "2"])
         assert post(client, write(rows(2), form), form).status_code == 200
 

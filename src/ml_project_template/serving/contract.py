@@ -15,7 +15,7 @@ import numpy as np
 
 from ml_project_template.data.signature import Feature, Signature
 from ml_project_template.errors import unknown
-from ml_project_template.serving.http import RefusalError
+from ml_project_template.serving.http import RefusalError, cut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -116,7 +116,7 @@ class Contract:
         except msgspec.ValidationError as error:
             raise RefusalError(422, self._explain(str(error))) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise RefusalError(400, f"The body is no JSON: {_short(str(error))}.") from None
+            raise RefusalError(400, f"The body is no JSON: {cut(str(error), 200)}.") from None
         rows = self._in_order(found)
         self.check_lengths(rows)
         return np.array(rows, dtype=np.float64)
@@ -136,7 +136,7 @@ class Contract:
             if feature.name not in row:
                 raise RefusalError(422, _missing(where, feature.name))
             if isinstance(row[feature.name], bool) and feature.type != "bool":
-                detail = f"{where}: feature '{_short(feature.name, 60)}': {self._rule()}, got bool."
+                detail = f"{where}: feature '{cut(feature.name, 60)}': {self.value_rule}, got bool."
                 raise RefusalError(422, detail)
         if len(row) > len(self._names):
             surplus = next(name for name in row if name not in self._names)
@@ -144,7 +144,7 @@ class Contract:
         return [row[name] for name in self._names]
 
     def _surplus(self, where: str, name: str) -> str:
-        return f"{where}: {_short(unknown('feature', _short(name, 60), self._names), 1000)}"
+        return f"{where}: {cut(unknown('feature', cut(name, 60), self._names), 1000)}"
 
     def check_lengths(self, rows: Sequence[Sequence[object]]) -> None:
         """Check how many rows there are, and how many values each has.
@@ -188,10 +188,12 @@ class Contract:
             row, column = (int(index[0]) for index in np.nonzero(wrong))
             what = "missing" if np.isnan(values[row, column]) else "infinite"
             raise RefusalError(
-                422, f"Row {row + 1}: feature '{self._names[column]}' is {what}: {self._rule()}."
+                422, f"Row {row + 1}: feature '{self._names[column]}' is {what}: {self.value_rule}."
             )
 
-    def _rule(self) -> str:
+    @property
+    def value_rule(self) -> str:
+        """What a value must be, in words."""
         return f"it must be a finite number{' or null' if self.accepts_missing else ''}"
 
     def _explain(self, message: str) -> str:
@@ -216,19 +218,19 @@ class Contract:
             index = int(position[1])
             if index >= len(self._names):
                 return f"{row} has more than the {len(self._names)} values that are needed."
-            feature = f"feature '{_short(self._names[index], 60)}'"
+            feature = f"feature '{cut(self._names[index], 60)}'"
         else:
             # Of a value by a name that is no field's, msgspec tells no name.
             known = rest.startswith(".")
-            feature = f"feature '{_short(rest[1:], 60)}'" if known else "a value"
-        return f"{row}: {feature}: {self._rule()}{got}."
+            feature = f"feature '{cut(rest[1:], 60)}'" if known else "a value"
+        return f"{row}: {feature}: {self.value_rule}{got}."
 
     def _explain_field(self, known: bool, name: str, row: str | None) -> str:
         """Tell of a key that is missing, if it is a known one, or that is too much."""
         if row is None:
             if known:
                 return "The body must be {\"features\": [row, ...]}: 'features' is missing."
-            return f"The body: {unknown('key', _short(name, 60), ['features'])}"
+            return f"The body: {unknown('key', cut(name, 60), ['features'])}"
         where = f"Row {int(row) + 1}"
         return _missing(where, name) if known else self._surplus(where, name)
 
@@ -269,11 +271,10 @@ class Contract:
         for row in self.signature.sample:
             if self.accepts_missing or None not in row.values():
                 return dict(row)
-        middle = {
+        return {
             feature.name: feature.quantiles[5] if feature.quantiles else 0.0
             for feature in self.signature.features
         }
-        return {**middle}
 
     def request_schema(self) -> dict[str, Any]:
         """Describe a request as JSON schema, with a sample that works."""
@@ -373,8 +374,4 @@ def _seen(feature: Feature) -> str:
 
 
 def _missing(where: str, name: str) -> str:
-    return f"{where}: the feature '{_short(name, 60)}' is missing."
-
-
-def _short(text: str, length: int = 200) -> str:
-    return text if len(text) <= length else text[:length] + "..."
+    return f"{where}: the feature '{cut(name, 60)}' is missing."

@@ -22,6 +22,7 @@ __all__ = [
     "Endpoint",
     "RefusalError",
     "Request",
+    "cut",
     "problem",
     "read_body",
 ]
@@ -119,6 +120,16 @@ class RefusalError(Exception):
 
 class ClientGoneError(Exception):
     """The client has closed its connection before its request was read."""
+
+
+def cut(text: str, length: int = 60) -> str:
+    """Cut a text that was sent, so that an answer stays short.
+
+    Args:
+        text: The text.
+        length: How many of its characters to keep.
+    """
+    return text if len(text) <= length else text[:length] + "..."
 
 
 def problem(refusal: RefusalError, key: str = "detail") -> Answer:

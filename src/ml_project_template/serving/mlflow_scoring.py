@@ -286,10 +286,9 @@ def _from_values(columns: Iterable[list[object]], contract: Contract) -> NDArray
             place, got = _PLACE.search(str(error)), _GOT.search(str(error))
             row = f"Row {int(place[1]) + 1}: " if place else ""
             found = f", got {got[1]}" if got else ""
-            missing = " or null" if contract.accepts_missing else ""
             raise RefusalError(
                 422,
-                f"{row}feature '{feature.name[:60]}': it must be a finite number{missing}{found}.",
+                f"{row}feature '{feature.name[:60]}': {contract.value_rule}{found}.",
             ) from None
         except OverflowError:
             raise RefusalError(

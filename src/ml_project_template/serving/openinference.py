@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import cache, wraps
+from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 from ml_project_template.errors import unknown
-from ml_project_template.serving.http import JSON, Answer, Endpoint, RefusalError, Request, problem
+from ml_project_template.serving.http import JSON, Answer, Endpoint, RefusalError, Request, cut
 from ml_project_template.serving.routes import HotRoute, json_answer
 from ml_project_template.serving.served import ServedModel, ServedModels
 
@@ -156,21 +156,6 @@ def routes(models: ServedModels, is_ready: Callable[[], bool]) -> list[HotRoute]
     return hot
 
 
-def _answering(endpoint: Endpoint) -> Endpoint:
-    """Give refusals the form of this protocol: ``{"error": "..."}``."""
-
-    @wraps(endpoint)
-    async def answering(request: Request) -> Answer:
-        try:
-            return await endpoint(request)
-        except RefusalError as refusal:
-            answer = problem(refusal)
-            answer.body = _encode({"error": msgspec.json.decode(answer.body)["detail"]})
-            return answer
-
-    return answering
-
-
 @cache
 def _package_version() -> str:
     try:
@@ -269,9 +254,8 @@ def _describe(model: ServedModel) -> dict[str, Any]:
 
 
 def _no_model(models: ServedModels) -> Endpoint:
-    @_answering
     async def no_model(request: Request) -> Answer:
-        name = _short(request.path_params.get("name", ""))
+        name = cut(request.path_params.get("name", ""))
         raise RefusalError(404, unknown("model", name, models.names))
 
     return no_model
@@ -281,12 +265,11 @@ def _of_version(models: ServedModels, name: str) -> Callable[[Endpoint], Endpoin
     """Make endpoints answer for the present version only."""
 
     def decorate(endpoint: Endpoint) -> Endpoint:
-        @_answering
         async def of_version(request: Request) -> Answer:
             version = request.path_params.get("version", "")
             present = models[name].inference.version
             if version != present:
-                raise RefusalError(404, unknown("version", _short(version), [present]))
+                raise RefusalError(404, unknown("version", cut(version), [present]))
             return await endpoint(request)
 
         return of_version
@@ -295,7 +278,6 @@ def _of_version(models: ServedModels, name: str) -> Callable[[Endpoint], Endpoin
 
 
 def _infer(models: ServedModels, name: str) -> Endpoint:
-    @_answering
     async def infer(request: Request) -> Answer:
         model = models[name]
         inference, binary = _parse(request)
@@ -353,7 +335,7 @@ def _wanted(inference: _Inference) -> list[_Wanted]:
     for output in inference.outputs:
         name = output.name
         if name not in _OUTPUTS:
-            raise RefusalError(400, unknown("output", _short(name), _OUTPUTS))
+            raise RefusalError(400, unknown("output", cut(name), _OUTPUTS))
         if any(name == other for other, _, _ in wanted):
             raise RefusalError(400, f"The output '{name}' is asked for more than once.")
         binary, top = all_binary, 0
@@ -401,12 +383,12 @@ def _rows(model: ServedModel, inputs: list[_Input], binary: memoryview) -> NDArr
     tensors = Counter(tensor.name for tensor in inputs)
     for name, times in tensors.items():
         if name not in names:
-            raise RefusalError(400, unknown("feature", _short(name), names))
+            raise RefusalError(400, unknown("feature", cut(name), names))
         if times > 1:
-            raise RefusalError(400, f"The input '{_short(name)}' stands more than once.")
+            raise RefusalError(400, f"The input '{cut(name)}' stands more than once.")
     for name in names:
         if name not in tensors:
-            raise RefusalError(400, f"The feature '{_short(name)}' is missing.")
+            raise RefusalError(400, f"The feature '{cut(name)}' is missing.")
     for tensor in inputs:
         if not tensor.shape or tensor.shape[1:] not in ([], [1]):
             raise _wrong_shape(tensor, "[n] or [n, 1] for one feature")
@@ -463,7 +445,7 @@ def _tensor(tensor: _Input, columns: int, binary: memoryview) -> NDArray[np.floa
     """
     datatype = tensor.datatype
     if datatype not in _DATATYPES:
-        raise _wrong(tensor, unknown("datatype", _short(datatype), _DATATYPES).rstrip("."))
+        raise _wrong(tensor, unknown("datatype", cut(datatype), _DATATYPES).rstrip("."))
     if tensor.parameters is not None and tensor.parameters.shared_memory_region is not None:
         raise _shared_memory()
     size, has_data = _binary_size(tensor), memoryview(tensor.data).nbytes > 0
@@ -619,7 +601,7 @@ def _join(texts: Iterable[str]) -> bytes:
 
 
 def _wrong(tensor: _Input, what: str) -> RefusalError:
-    return RefusalError(400, f"Input '{_short(tensor.name)}': {what}.")
+    return RefusalError(400, f"Input '{cut(tensor.name)}': {what}.")
 
 
 def _wrong_shape(tensor: _Input, needed: str) -> RefusalError:
@@ -631,11 +613,7 @@ def _shared_memory() -> RefusalError:
 
 
 def _shape(tensor: _Input) -> str:
-    return _short(str(tensor.shape[:8]))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:60] + "..."
+    return cut(str(tensor.shape[:8]))
 
 
 # What the OpenAPI document says of them.

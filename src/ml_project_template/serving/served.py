@@ -204,15 +204,9 @@ class ServedModels:
         metrics.gauge(self._gauges)
         settle_garbage()
 
-    def __iter__(self) -> Any:
-        return iter(self._models)
-
     def __getitem__(self, name: str) -> ServedModel:
         """Find the present version of a model."""
         return self._models[name]
-
-    def __len__(self) -> int:
-        return len(self._models)
 
     @property
     def names(self) -> list[str]:

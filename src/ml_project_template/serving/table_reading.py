@@ -20,7 +20,7 @@ from ml_project_template.data.columns import MISSING_WORDS
 from ml_project_template.errors import unknown
 from ml_project_template.predictor import PREDICTION, PROBABILITY
 from ml_project_template.serving.contract import Contract
-from ml_project_template.serving.http import RefusalError
+from ml_project_template.serving.http import RefusalError, cut
 from ml_project_template.serving.parquet_layout import check_parquet, check_size, contradiction
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _missing(feature: str, names: Sequence[str], features: Sequence[str]) -> str
 
 def shorten(text: str, length: int = 60) -> str:
     """Cut a text that was sent, and keep it on its line."""
-    text = text if len(text) <= length else text[:length] + "..."
+    text = cut(text, length)
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 

@@ -193,9 +193,7 @@ def _encode(
         if target == "csv":
             return _write_csv(table)
         return _write_binary(table, target)
-    except (pa.ArrowException, ValueError, OSError, OverflowError) as error:
-        if isinstance(error, RefusalError):
-            raise
+    except (pa.ArrowException, ValueError, OSError, OverflowError):
         raise RefusalError(422, f"The table can't be written as {TITLES[target]}.") from None
 
 
