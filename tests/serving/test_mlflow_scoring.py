@@ -17,7 +17,8 @@ from fastapi.testclient import TestClient
 from ml_project_template.predictor import Predictor
 from ml_project_template.serving import create_app, load_model
 from ml_project_template.serving.settings import ServerSettings
-from ml_project_template.tracking import _model_signature, warm_up
+from ml_project_template.tracking import warm_up
+from ml_project_template.tracking.models import model_signature
 from tests.servers import serving_in_a_thread
 
 FEATURES = ["sepal_length_cm", "sepal_width_cm", "petal_length_cm", "petal_width_cm"]
@@ -46,7 +47,7 @@ def mlflow_server(
         path,
         loader_module="ml_project_template.predictor",
         data_path=str(iris_model),
-        signature=_model_signature(predictor.signature),
+        signature=model_signature(predictor.signature),
         input_example=pd.DataFrame([ROW]),
         pip_requirements=[],
     )

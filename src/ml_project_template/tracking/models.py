@@ -1,0 +1,119 @@
+"""Models on MLflow: what describes them, and how one is found and fetched."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.metadata
+import shutil
+import tempfile
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_project_template.errors import TrackingError
+from ml_project_template.tracking.client import one_line, open_client
+from ml_project_template.tracking_address import check_reachable, tracking_uri
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+    from ml_project_template.runs import SignatureLike
+
+__all__ = ["LOADER_MODULE", "MODEL_NAME", "download_model", "model_signature", "pinned"]
+
+MODEL_NAME = "model"
+LOADER_MODULE = "ml_project_template.predictor"
+
+
+def download_model(uri: str, store: str | None = None) -> str:
+    """Find the model directory inside an MLflow model.
+
+    Args:
+        uri: ``runs:/<run id>/model``, ``models:/<name>@<alias>``, ``models:/<name>/<version>`` or
+            ``models:/<model id>``.
+        store: The tracking address; None as for `tracking_uri`.
+
+    Returns:
+        A local path. What had to be downloaded is removed when the process ends.
+
+    Raises:
+        TrackingError: There is no such model, or it is none of ours.
+    """
+    address = tracking_uri(store)
+    check_reachable(address)
+    with one_line(address):
+        client = open_client(address)
+        from mlflow.artifacts import download_artifacts
+        from mlflow.models import Model
+
+        location = _model_location(client, uri)
+        local = Path(urllib.request.url2pathname(urllib.parse.urlsplit(location).path))
+        if urllib.parse.urlsplit(location).scheme not in ("", "file"):
+            target = tempfile.mkdtemp(prefix="mlflow-model-")
+            atexit.register(shutil.rmtree, target, ignore_errors=True)
+            local = Path(
+                download_artifacts(artifact_uri=location, dst_path=target, tracking_uri=address)
+            )
+        if not (local / "MLmodel").is_file():
+            raise TrackingError(f"'{uri}' holds no MLflow model.")
+        flavor = Model.load(str(local)).flavors.get("python_function", {})
+    data = (local / str(flavor.get("data"))).resolve()
+    if flavor.get("loader_module") != LOADER_MODULE or local.resolve() not in data.parents:
+        raise TrackingError(f"'{uri}' is an MLflow model, but none that this project wrote.")
+    return str(data)
+
+
+def _model_location(client: MlflowClient, uri: str) -> str:
+    """The address of an MLflow model's files."""
+    parts = urllib.parse.urlsplit(uri)
+    names = parts.path.strip("/").split("/")
+    if parts.scheme == "runs" and len(names) == 2:
+        run_id, name = names
+        outputs = client.get_run(run_id).outputs
+        for output in reversed(outputs.model_outputs if outputs else []):
+            logged = client.get_logged_model(output.model_id)
+            if logged.name == name:
+                return str(logged.artifact_location)
+        raise TrackingError(f"Run '{run_id}' has no model '{name}'.")
+    if parts.scheme == "models" and len(names) == 1:
+        name, _, alias = names[0].partition("@")
+        if not alias:
+            return str(client.get_logged_model(name).artifact_location)
+        version = client.get_model_version_by_alias(name, alias).version
+        return _version_location(client, name, version)
+    if parts.scheme == "models" and len(names) == 2:
+        return _version_location(client, *names)
+    raise TrackingError(
+        f"'{uri}' names no model. Write runs:/<run id>/model, models:/<name>@<alias> or "
+        "models:/<name>/<version>."
+    )
+
+
+def _version_location(client: MlflowClient, name: str, version: str) -> str:
+    """The address of a registered version's files; it may be that of a logged model."""
+    source = client.get_model_version_download_uri(name, version)
+    return _model_location(client, source) if source.startswith(("models:", "runs:")) else source
+
+
+def model_signature(signature: SignatureLike) -> ModelSignature:
+    """The raw columns and the predictions in MLflow's words."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    types = {"float": DataType.double, "int": DataType.long, "bool": DataType.boolean}
+    inputs: list[ColSpec | TensorSpec] = [
+        ColSpec(types[feature.type], feature.name) for feature in signature.features
+    ]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "prediction")]
+    outputs += [ColSpec(DataType.double, f"probability_{name}") for name in signature.class_names]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
+
+
+def pinned(names: Sequence[str]) -> list[str]:
+    """Requirements at the versions that are installed here."""
+    wanted = sorted({"ml-project-template", "mlflow", *names})
+    return [f"{name}=={importlib.metadata.version(name)}" for name in wanted]

@@ -1,0 +1,282 @@
+"""Where runs are kept on MLflow: opened, continued, found and ended."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import os
+import posixpath
+import sys
+from typing import TYPE_CHECKING, Any
+
+from ml_project_template.errors import TrackingError
+from ml_project_template.runs import Run, Tracker
+from ml_project_template.tracking.client import (
+    find_experiment,
+    log_level,
+    one_line,
+    open_client,
+    own_randomness,
+)
+from ml_project_template.tracking.run import CONSOLE_LOG, ERROR_TAG, MLflowRun, plain_tags
+from ml_project_template.tracking_address import check_reachable, tracking_uri
+from ml_project_template.utils.console import captured_log
+from ml_project_template.utils.git import git_state
+from ml_project_template.utils.secrets import find_secrets
+from ml_project_template.utils.signals import stopping_by_exception, was_stopped
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mlflow import MlflowClient
+
+__all__ = ["PARENT_TAG", "MLflowTracker"]
+
+PARENT_TAG = "mlflow.parentRunId"
+
+
+class MLflowTracker(Tracker):
+    """Keeps runs on MLflow.
+
+    Args:
+        uri: A database (``sqlite:///mlflow.db``) or a server (``http://...``). None takes
+            ``MLFLOW_TRACKING_URI``, and ``sqlite:///mlflow.db`` where that is unset.
+        parent_run_id: The run this tracker's runs stand under, for sweeps.
+        tags: Tags that every run gets.
+        log_plots: False leaves plots out.
+        log_models: False keeps the models out of the tracking store; runs are kept all the same.
+    """
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        *,
+        parent_run_id: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        log_plots: bool = True,
+        log_models: bool = True,
+    ) -> None:
+        self.uri = uri
+        self.parent_run_id = parent_run_id
+        self.tags = tags
+        self.log_plots = log_plots
+        self.log_models = log_models
+
+    @contextlib.contextmanager
+    def start_run(self, *, experiment_name: str, run_name: str | None = None) -> Iterator[Run]:
+        """Open a run, keep the console's lines, and set its end state on the way out.
+
+        The state is FINISHED; FAILED with the error as a tag where an exception leaves the block;
+        KILLED on Ctrl-C, SIGTERM and SIGHUP. What left the block is always raised again.
+
+        Raises:
+            TrackingError: The server or database can't be used.
+        """
+        with self._client() as (client, uri, secrets):
+            experiment_id = find_experiment(client, experiment_name, uri)
+            tags = _origin() | dict(self.tags or {})
+            if self.parent_run_id is not None:
+                tags[PARENT_TAG] = self.parent_run_id
+            with own_randomness():
+                created = client.create_run(
+                    experiment_id, tags=plain_tags(tags, secrets), run_name=run_name
+                )
+        with self._running(client, created.info.run_id, experiment_id, uri, secrets) as run:
+            yield run
+
+    @contextlib.contextmanager
+    def continue_run(self, run_id: str) -> Iterator[Run]:
+        """Go on with a run that was opened before, by this process or another one.
+
+        It is RUNNING again meanwhile, and ends as one of `start_run` does. The console's lines of
+        each session are kept: ``logs/console.log``, ``logs/console_2.log``.
+
+        Raises:
+            TrackingError: There is no such run, or the server or database can't be used.
+        """
+        with self._client() as (client, uri, secrets):
+            before = client.get_run(run_id)
+            if ERROR_TAG in before.data.tags:
+                # Of the end that it does not have any more.
+                client.delete_tag(run_id, ERROR_TAG)
+            sessions = len(client.list_artifacts(run_id, posixpath.dirname(CONSOLE_LOG)))
+            client.update_run(run_id, status="RUNNING")
+        with self._running(
+            client, run_id, before.info.experiment_id, uri, secrets, session=sessions + 1
+        ) as run:
+            yield run
+
+    def below(
+        self,
+        run: Run,
+        *,
+        tags: Mapping[str, Any] | None = None,
+        log_plots: bool = True,
+        log_models: bool = True,
+    ) -> MLflowTracker:
+        """Give a tracker in the same place, whose runs stand under a run; see `Tracker.below`."""
+        return MLflowTracker(
+            self.uri,
+            parent_run_id=run.id,
+            tags={**(self.tags or {}), **(tags or {})},
+            log_plots=self.log_plots and log_plots,
+            log_models=self.log_models and log_models,
+        )
+
+    def find_run(self, experiment_name: str, tags: Mapping[str, str]) -> str | None:
+        """Find the newest run of an experiment with these tags.
+
+        Args:
+            experiment_name: The experiment.
+            tags: Tag to value.
+
+        Returns:
+            Its id; None if there is none.
+
+        Raises:
+            TrackingError: The server or database can't be used.
+        """
+        with self._client() as (client, _, _):
+            experiment = client.get_experiment_by_name(experiment_name)
+            if experiment is None:
+                return None
+            quoted = {key: f'"{v}"' if "'" in v else f"'{v}'" for key, v in tags.items()}
+            wanted = " and ".join(f"tags.`{key}` = {value}" for key, value in quoted.items())
+            found = client.search_runs([experiment.experiment_id], wanted, max_results=1)
+            return found[0].info.run_id if found else None
+
+    def final_metrics(self, run_id: str) -> dict[str, float]:
+        """Read the last value of each metric of a run, but for the series of its fit.
+
+        Raises:
+            TrackingError: There is no such run, or the server or database can't be used.
+        """
+        with self._client() as (client, _, _):
+            metrics = client.get_run(run_id).data.metrics
+        return {name: value for name, value in metrics.items() if not name.startswith("epoch/")}
+
+    def open_children(self, run_id: str) -> dict[str, dict[str, str]]:
+        """Find the runs below a run that have not ended.
+
+        Args:
+            run_id: The parent.
+
+        Returns:
+            Run id to tags.
+
+        Raises:
+            TrackingError: The server or database can't be used.
+        """
+        found: dict[str, dict[str, str]] = {}
+        with self._client() as (client, _, _):
+            experiment_id = client.get_run(run_id).info.experiment_id
+            token = None
+            while True:
+                page = client.search_runs(
+                    [experiment_id],
+                    f"tags.`{PARENT_TAG}` = '{run_id}' and attributes.status = 'RUNNING'",
+                    page_token=token,
+                )
+                found |= {run.info.run_id: dict(run.data.tags) for run in page}
+                token = page.token
+                if not token:
+                    return found
+
+    def mark_running(self, run_id: str) -> None:
+        """Say that others still work on a run that this process has ended.
+
+        Raises:
+            TrackingError: The server or database can't be used.
+        """
+        with self._client() as (client, _, _):
+            client.update_run(run_id, status="RUNNING")
+
+    def end_run(self, run_id: str, status: str, tags: Mapping[str, Any] | None = None) -> None:
+        """Set the end state of a run whose process is gone.
+
+        Args:
+            run_id: The run.
+            status: ``"FINISHED"``, ``"FAILED"`` or ``"KILLED"``.
+            tags: Tags that tell more.
+
+        Raises:
+            TrackingError: The server or database can't be used.
+        """
+        from mlflow.entities import RunTag
+
+        with self._client() as (client, _, secrets):
+            rows = [RunTag(key, text) for key, text in plain_tags(tags or {}, secrets).items()]
+            if rows:
+                client.log_batch(run_id, tags=rows)
+            client.set_terminated(run_id, status)
+
+    @contextlib.contextmanager
+    def _client(self) -> Iterator[tuple[MlflowClient, str, set[str]]]:
+        """Reach the store: a client, the address, and the secrets in the address."""
+        uri = tracking_uri(self.uri)
+        check_reachable(uri)
+        with one_line(uri), log_level("mlflow", logging.WARNING):
+            yield open_client(uri), uri, find_secrets({"uri": uri})
+
+    @contextlib.contextmanager
+    def _running(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        experiment_id: str,
+        uri: str,
+        secrets: set[str],
+        *,
+        session: int = 1,
+    ) -> Iterator[Run]:
+        """Give an open run to a block, and set the end state on the way out."""
+        run = MLflowRun(
+            client,
+            uri=uri,
+            run_id=run_id,
+            experiment_id=experiment_id,
+            secrets=secrets,
+            log_plots=self.log_plots,
+            log_models=self.log_models,
+            session=session,
+        )
+        with captured_log(secrets) as console, stopping_by_exception():
+            closing = False
+            try:
+                with log_level("mlflow", logging.WARNING):
+                    yield run
+                closing = True
+                run.end("FINISHED", console)
+            except BaseException as error:
+                # A signal can also come while a finished run is being closed; a server that does
+                # not answer then is not asked once more.
+                if not run.ended and not (closing and isinstance(error, TrackingError)):
+                    state = _state(error)
+                    run.end(state, console, None if state == "FINISHED" else error)
+                raise
+
+
+def _state(error: BaseException) -> str:
+    """The end state of a run that an exception left."""
+    if was_stopped(error):
+        return "KILLED"
+    finished = isinstance(error, SystemExit) and error.code in (None, 0)
+    return "FINISHED" if finished else "FAILED"
+
+
+def _origin() -> dict[str, Any]:
+    """The tags by which MLflow's page shows who started a run, and with what."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        # A container may run under a number that has no name.
+        user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    state = git_state()
+    return {
+        "mlflow.user": user,
+        "mlflow.source.name": sys.argv[0] if sys.argv else "",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": state.commit,
+        "git_dirty": state.dirty,
+    }
