@@ -15,7 +15,12 @@ import pytest
 # before anything that reads it is imported; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-pytest_plugins = ["tests.object_store", "tests.postgresql", "tests.servers"]
+pytest_plugins = [
+    "tests.object_store",
+    "tests.postgresql",
+    "tests.servers",
+    "tests.tracking_server",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 

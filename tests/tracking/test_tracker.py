@@ -43,6 +43,7 @@ from ml_project_template.tracking import (
 )
 from ml_project_template.tracking_address import build_once
 from ml_project_template.utils.signals import stopping_by_exception
+from tests.tracking_server import TrackingServer
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -266,6 +267,7 @@ def test_a_second_signal_does_not_cut_short_what_the_first_one_began() -> None:
 FORKED = """
 import os, signal, time
 from ml_project_template.utils.signals import stopping_by_exception
+from tests.tracking_server import TrackingServer
 ready, report = os.pipe()
 with stopping_by_exception():
     child = os.fork()
@@ -867,45 +869,15 @@ def test_models_stay_out_of_the_store_where_that_is_wanted(store: str, model: Ba
     assert list(client_of(store).search_logged_models([run.experiment_id])) == []
 
 
-@pytest.fixture
-def server(tmp_path: Path, store: str) -> Iterator[str]:
-    """A real tracking server that keeps its clients' artifacts for them."""
-    port = closed_port()
-    with subprocess.Popen(
-        [
-            sys.executable,
-            *("-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-            *("--backend-store-uri", store, "--workers", "1"),
-            *("--artifacts-destination", str(tmp_path / "kept")),
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    ) as process:
-        uri = f"http://127.0.0.1:{port}"
-        try:
-            for _ in range(600):
-                try:
-                    check_reachable(uri)
-                    break
-                except TrackingError:
-                    time.sleep(0.1)
-            yield uri
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-
-
 def test_a_server_keeps_runs_and_models(
-    server: str,
+    tracking_server: TrackingServer,
     model: BaseModel,
     model_directory: str,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    run_id = log_model(server, model, model_directory)
-    assert stored_run(server, run_id).info.status == "FINISHED"
-    loaded = ModelRegistry.load(download_model(f"runs:/{run_id}/model", server))
+    run_id = log_model(tracking_server.uri, model, model_directory)
+    assert stored_run(tracking_server.uri, run_id).info.status == "FINISHED"
+    loaded = ModelRegistry.load(download_model(f"runs:/{run_id}/model", tracking_server.uri))
     rows = np.array([[5.1, 3.5, 1.4, 0.2]], dtype=np.float32)
     np.testing.assert_array_equal(loaded.predict(rows), model.predict(rows))
     assert capfd.readouterr() == ("", "")
