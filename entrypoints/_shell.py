@@ -7,8 +7,10 @@ Hydra runs. Everything that a user can get wrong ends here in lines that say wha
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -141,6 +143,9 @@ def explain(error: BaseException) -> list[str]:
         return str(error).splitlines()
     if isinstance(error, OmegaConfBaseException):
         return [f"{error.full_key}: {_first_line(error)}" if error.full_key else _first_line(error)]
+    if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(str(error.name))):
+        lacking = f"'{error.name}' is not installed here: it comes with the extra '{extra}'"
+        return [f"{lacking} (uv sync --inexact --extra {extra})"]
     if isinstance(error, OSError):
         # One that our own code has raised has a message and no file name.
         return [f"{error.filename}: {error.strerror}" if error.filename else _first_line(error)]
@@ -196,6 +201,17 @@ def _fail(*lines: str, status: int = 1) -> NoReturn:
     for line in lines:
         print(f"error: {line}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def _extra_with(module: str) -> str | None:
+    """Find the extra of this project that a module comes with; None if it is of none."""
+    name = {"sklearn": "scikit-learn"}.get(module, module)
+    for line in importlib.metadata.requires("ml-project-template") or []:
+        found = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", line)
+        # These two hold what smaller ones do.
+        if found and found[2] not in ("all", "mlflow-server") and found[1] == name:
+            return found[2]
+    return None
 
 
 def _first_line(error: BaseException) -> str:

@@ -51,7 +51,8 @@ _json = msgspec.json.Decoder()
 def routes(models: ServedModels) -> list[HotRoute]:
     """Declare the addresses: MLflow's own for the default model, one below its name for each."""
     gate = Gate()
-    version = importlib.metadata.version("mlflow").encode()
+    # The client, which an image that only serves has alone; MLflow is of the same version.
+    version = importlib.metadata.version("mlflow-skinny").encode()
 
     def route(name: str, path: str, label: str) -> HotRoute:
         return HotRoute(
