@@ -13,6 +13,11 @@ def git(directory: Path, *arguments: str) -> None:
     subprocess.run(["git", *identity, *arguments], cwd=directory, check=True, capture_output=True)
 
 
+@pytest.fixture(autouse=True)
+def _no_commit_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GIT_COMMIT", raising=False)
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
     git(tmp_path, "init")
@@ -108,3 +113,29 @@ def test_that_nothing_is_known_is_remembered_as_well(repository: Path) -> None:
     remember_git_state(repository)
     git(repository, "commit", "--allow-empty", "-m", "first")
     assert git_state(repository) == GitState(commit=None, dirty=None)
+
+
+@pytest.mark.parametrize(
+    ("value", "state"),
+    [
+        ("a1" * 20, GitState(commit="a1" * 20, dirty=False)),
+        ("a1" * 20 + "-dirty", GitState(commit="a1" * 20, dirty=True)),
+        ("", GitState(commit=None, dirty=None)),
+        ("main", GitState(commit=None, dirty=None)),
+    ],
+)
+def test_an_image_tells_its_commit_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str, state: GitState
+) -> None:
+    monkeypatch.setenv("GIT_COMMIT", value)
+    assert git_state(tmp_path) == state
+
+
+def test_a_repository_knows_better_than_the_environment(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (repository / "a.txt").write_text("a")
+    git(repository, "add", ".")
+    git(repository, "commit", "-m", "first")
+    monkeypatch.setenv("GIT_COMMIT", "a1" * 20)
+    assert git_state(repository).commit != "a1" * 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +32,20 @@ class GitState:
 def git_state(directory: str | Path = ".") -> GitState:
     """Ask git for the commit of a directory and whether its files differ from it.
 
+    An image holds the code without its repository; the environment variable ``GIT_COMMIT`` says
+    there what it was built from, with ``-dirty`` at its end where files differed from the commit.
+
     Args:
         directory: Any directory inside the working tree.
 
     Returns:
-        The state; both fields None where git can't tell.
+        The state; both fields None where neither git nor the environment can tell.
     """
     if (remembered := _remembered.get(Path(directory).absolute())) is not None:
         return remembered
     commit = _git(directory, "rev-parse", "--verify", "HEAD")
     if commit is None:
-        return GitState(commit=None, dirty=None)
+        return _state_of_image()
     status = _git(directory, "status", "--porcelain")
     return GitState(commit=commit, dirty=None if status is None else bool(status))
 
@@ -58,6 +62,13 @@ def remember_git_state(directory: str | Path = ".") -> None:
     place = Path(directory).absolute()
     if place not in _remembered:
         _remembered[place] = git_state(place)
+
+
+def _state_of_image() -> GitState:
+    found = re.fullmatch(r"([0-9a-f]{40}|[0-9a-f]{64})(-dirty)?", os.environ.get("GIT_COMMIT", ""))
+    if found is None:
+        return GitState(commit=None, dirty=None)
+    return GitState(commit=found[1], dirty=found[2] is not None)
 
 
 def _git(directory: str | Path, *arguments: str) -> str | None:
