@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from entrypoints._composition import CONFIG_DIRECTORY, composition_problems
+from entrypoints._pipeline import pipeline_overrides
 from ml_project_template.errors import ConfigError, ProjectError
 from ml_project_template.utils.secrets import SecretFilter, find_secrets, redact
 from ml_project_template.utils.signals import stopping_by_exception
@@ -62,7 +63,11 @@ class Shell:
     open_keys: tuple[str, ...] = ()
 
     def __call__(self) -> None:
-        """Let Hydra compose the configuration of ``sys.argv`` and run the task."""
+        """Let Hydra compose the configuration of ``sys.argv`` and run the task.
+
+        What ``PIPELINE_OVERRIDES`` says comes first, so that the command line's own words win.
+        """
+        sys.argv[1:1] = pipeline_overrides(self.config_name, sys.argv[1:])
         opened = tuple(f"{key}." for key in self.open_keys)
         if opened:
             sys.argv[1:] = [f"+{arg}" if arg.startswith(opened) else arg for arg in sys.argv[1:]]
