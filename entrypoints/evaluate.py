@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig
@@ -11,9 +13,12 @@ from entrypoints._shell import entrypoint, run
 from entrypoints._summary import metrics_table
 from entrypoints.onboard import onboard, storage_options
 from entrypoints.preprocess import split_arguments
+from ml_project_template.errors import ConfigError, ModelError, unknown
 from ml_project_template.utils.io import write_json
 
 log = logging.getLogger(__name__)
+
+_METRICS = ("accuracy", "f1_macro", "log_loss", "loss", "roc_auc")
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
@@ -30,8 +35,10 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
     Raises:
         ArtifactError: The model can't be loaded.
+        ConfigError: A gate that can't be meant.
         DataError: The table lacks a feature of the model, or has a class unknown to it.
     """
+    _check_gate(cfg)
     from ml_project_template.data.prepare import load_raw_split
     from ml_project_template.predictor import Predictor
 
@@ -47,6 +54,54 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     if cfg.output is not None:
         write_json(cfg.output, metrics, storage_options=options)
     return metrics
+
+
+def pass_gate(metrics: Mapping[str, float], cfg: DictConfig) -> str | None:
+    """See that a model is as good as ``cfg.gate`` asks.
+
+    Args:
+        metrics: Metric name to value.
+        cfg: The configuration: ``gate.metric``, ``gate.min``, ``gate.max``, ``split``.
+
+    Returns:
+        One line that says so; None without a gate.
+
+    Raises:
+        ModelError: It is not.
+    """
+    gate = cfg.gate
+    if gate.metric is None:
+        return None
+    value = metrics.get(gate.metric, math.nan)
+    if math.isnan(value):
+        raise ModelError(
+            f"gate.metric: {gate.metric} can't be computed on these rows ({cfg.split})"
+        )
+    told = f"{gate.metric} on {cfg.split} is {value:.6g}"
+    if gate.min is not None and value < gate.min:
+        raise ModelError(f"Gate: {told}, below gate.min={gate.min}")
+    if gate.max is not None and value > gate.max:
+        raise ModelError(f"Gate: {told}, above gate.max={gate.max}")
+    return f"Gate: {told}, good enough"
+
+
+def _check_gate(cfg: DictConfig) -> None:
+    """See that a gate can be meant, before anything is computed."""
+    gate = cfg.gate
+    bounds = {key: gate[key] for key in ("min", "max") if gate[key] is not None}
+    for key, bound in bounds.items():
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or math.isnan(bound):
+            raise ConfigError(f"gate.{key}: must be a number, got {bound!r}")
+    if gate.metric is None:
+        if bounds:
+            raise ConfigError(f"gate.metric: is required with gate.{next(iter(bounds))}")
+        return
+    if gate.metric not in _METRICS:
+        raise ConfigError(f"gate.metric: {unknown('metric', str(gate.metric), _METRICS)}")
+    if not bounds:
+        raise ConfigError("gate.min: is required with gate.metric, or gate.max for a loss")
+    if "min" in bounds and "max" in bounds and bounds["min"] > bounds["max"]:
+        raise ConfigError(f"gate.min={gate.min} is above gate.max={gate.max}: nothing passes")
 
 
 def _warn_of_other_rows(cfg: DictConfig, metadata: dict[str, Any], digest: str | None) -> None:
@@ -69,6 +124,9 @@ def main(cfg: DictConfig) -> None:
     metrics = evaluate(cfg)
     print()
     print(metrics_table({cfg.split: metrics}))
+    passed = pass_gate(metrics, cfg)
+    if passed:
+        print(f"\n{passed}")
 
 
 if __name__ == "__main__":
