@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from entrypoints._composition import CONFIG_DIRECTORY, composition_problems
 from entrypoints._pipeline import pipeline_overrides
 from ml_project_template.errors import ConfigError, ProjectError
+from ml_project_template.utils.collecting import collect_rarely
 from ml_project_template.utils.secrets import SecretFilter, find_secrets, redact
 from ml_project_template.utils.signals import stopping_by_exception
 
@@ -113,6 +114,7 @@ def run(main: Shell) -> None:
     """
     from dotenv import load_dotenv
 
+    collect_rarely()
     load_dotenv(Path.cwd() / ".env")
     with stopping_by_exception():
         if _traceback_wanted:

@@ -46,3 +46,18 @@ def test_what_is_there_is_left_alone_unless_it_complains(module: str, frozen: bo
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(frozen)
+
+
+def test_a_command_collects_rarely_but_for_its_fit_and_not_at_its_end() -> None:
+    code = (
+        "import atexit, gc\n"
+        "from ml_project_template.utils.collecting import collect_rarely, collecting_as_usual\n"
+        "usual = gc.get_threshold()\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        "collect_rarely()\n"
+        "rarely = gc.get_threshold()\n"
+        "with collecting_as_usual():\n    print(gc.get_threshold() == usual)\n"
+        "print(gc.get_threshold() == rarely and rarely[0] > 10 * usual[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "True", "True"]

@@ -47,6 +47,7 @@ from ml_project_template.training.metrics import (
 from ml_project_template.training.progress import progress_reporter
 from ml_project_template.training.reporting import History, MultiReporter, Reporter
 from ml_project_template.utils.arguments import check_arguments
+from ml_project_template.utils.collecting import collecting_as_usual
 from ml_project_template.utils.git import git_state
 from ml_project_template.utils.io import read_json, write_json
 from ml_project_template.utils.names import flatten
@@ -388,12 +389,13 @@ class BaseModel(ABC):
                 shown = [stack.enter_context(progress_reporter(name))] if progress else []
                 self._reporter = MultiReporter(history, *shown, RunReporter(run), *reporters)
                 try:
-                    self._fit(
-                        train_data,
-                        val_data,
-                        **training_arguments,
-                        **self._wanted(save_model=save_model, seed=seed),
-                    )
+                    with collecting_as_usual():
+                        self._fit(
+                            train_data,
+                            val_data,
+                            **training_arguments,
+                            **self._wanted(save_model=save_model, seed=seed),
+                        )
                 finally:
                     self._reporter = None
             self.history = history.rows
