@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["Terminated", "stopping_by_exception", "was_stopped"]
+__all__ = ["Terminated", "stopping_by_exception", "stopping_later", "was_stopped"]
 
 # What a process that was asked to stop exits with: 128 + the number of the signal.
 _STOPPED = frozenset(
@@ -69,6 +69,34 @@ def stopping_by_exception() -> Iterator[None]:
     finally:
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
+def stopping_later() -> Iterator[None]:
+    """Let the signals that ask to stop wait for the end of a block, and be heard there.
+
+    For a few short steps that belong together, such as to make something elsewhere and to know of
+    it here. In a thread other than the main one, which hears no signals, nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = {
+        number: handler
+        for name in ("SIGINT", "SIGTERM", "SIGHUP")
+        if (number := getattr(signal, name, None)) is not None
+        and callable(handler := signal.getsignal(number))
+    }
+    for number in before:
+        signal.signal(number, lambda signum, _frame: heard.append(signum))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if heard:
+            signal.raise_signal(heard[0])
 
 
 def was_stopped(error: BaseException) -> bool:
