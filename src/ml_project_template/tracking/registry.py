@@ -1,0 +1,243 @@
+"""Registered models on MLflow: a run's model becomes the one that an alias names."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+from pydantic import Field
+
+from ml_project_template.errors import ConfigError, ModelError, TrackingError, unknown
+from ml_project_template.tracking.client import log_level, one_line, open_client
+from ml_project_template.tracking.models import MODEL_NAME
+from ml_project_template.tracking_address import check_reachable, tracking_uri
+from ml_project_template.utils.secrets import public_url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.entities.model_registry import ModelVersion
+
+__all__ = ["Direction", "Promotion", "promote_model"]
+
+Direction = Literal["minimize", "maximize"]
+Found = TypeVar("Found")
+
+# What decides which rows of a table are for the test, and what they are tested for.
+_SPLIT_PARAMS = ("target_column", "test_size", "val_size", "random_state")
+_ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
+
+
+@dataclass(frozen=True)
+class Promotion:
+    """What a promotion did.
+
+    Attributes:
+        version: The version that the alias names now.
+        previous: The version that it named before; None if there was none.
+        changed: Whether the alias was moved.
+        value: The metric of the run; None if it has none.
+        previous_value: That of the version before; None if it is not known.
+    """
+
+    version: str
+    previous: str | None
+    changed: bool
+    value: float | None
+    previous_value: float | None
+
+
+def promote_model(
+    run_id: str,
+    *,
+    name: Annotated[str, Field(min_length=1)],
+    alias: Annotated[str, Field(min_length=1)] = "champion",
+    metric: str = "test_accuracy",
+    direction: Direction | None = None,
+    tolerance: Annotated[float, Field(allow_inf_nan=False)] = 0.0,
+    on_other_data: Literal["refuse", "allow"] = "refuse",
+    force: bool = False,
+    uri: str | None = None,
+) -> Promotion:
+    """Register a run's model and have an alias name it, if it is as good as the one before.
+
+    The first model that an alias names passes. A run has one version of a registered model,
+    however often it is promoted. Nothing is registered when the promotion is refused.
+
+    Args:
+        run_id: The run that has logged the model.
+        name: The registered model; made where it is not there yet.
+        alias: The alias.
+        metric: What the two are compared by: a metric of both runs.
+        direction: Which way the metric gets better; has to be given to compare by it.
+        tolerance: How much worse the model may be; a negative one asks for so much better.
+        on_other_data: What to do if the two were not tested on the same rows.
+        force: Compare nothing.
+        uri: The tracking address; None as for `tracking_uri`.
+
+    Returns:
+        The versions, and whether anything was changed.
+
+    Raises:
+        ConfigError: A metric that the run does not have, or one without a direction.
+        ModelError: The model is not good enough, or can't be compared.
+        TrackingError: There is no such run, it has no model, or the server can't be used.
+    """
+    address = tracking_uri(uri)
+    check_reachable(address)
+    with one_line(address), log_level("mlflow", logging.WARNING):
+        client = open_client(address)
+        run = _find_run(client, run_id, address)
+        model_id = _logged_model(client, run)
+        champion = _version_of_alias(client, name, alias)
+        before = _run_of(client, champion)
+        values = (_value(run, metric), _value(before, metric))
+        if champion is not None and champion.run_id == run_id:
+            return Promotion(champion.version, champion.version, False, *values)
+        if not force:
+            _check_metric(run, metric)
+            if direction is None:
+                raise ConfigError(f"direction: is required for '{metric}': minimize or maximize")
+            if champion is not None:
+                _compare(
+                    run,
+                    before,
+                    metric=metric,
+                    direction=direction,
+                    tolerance=tolerance,
+                    shown=f"{name}@{alias} (version {champion.version})",
+                    on_other_data=on_other_data,
+                )
+        version = _version_of_run(client, name, run_id, model_id)
+        client.set_registered_model_alias(name, alias, version)
+        return Promotion(version, None if champion is None else champion.version, True, *values)
+
+
+def _find_run(client: MlflowClient, run_id: str, address: str) -> Run:
+    run = _or_none(lambda: client.get_run(run_id))
+    if run is None:
+        raise TrackingError(f"There is no run '{run_id}' at '{public_url(address)}'.")
+    return run
+
+
+def _logged_model(client: MlflowClient, run: Run) -> str:
+    """The id of the model that a run has logged whole."""
+    outputs = run.outputs.model_outputs if run.outputs else []
+    for output in reversed(outputs):
+        model = client.get_logged_model(output.model_id)
+        if model.name == MODEL_NAME and str(model.status).upper().endswith("READY"):
+            return str(output.model_id)
+    raise TrackingError(
+        f"Run '{run.info.run_id}' has no model in MLflow: train with tracking.log_models=true."
+    )
+
+
+def _version_of_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    return _or_none(lambda: client.get_model_version_by_alias(name, alias))
+
+
+def _run_of(client: MlflowClient, version: ModelVersion | None) -> Run | None:
+    """The run of a version; None if it has none that is still there."""
+    run_id = None if version is None else version.run_id
+    return _or_none(lambda: client.get_run(run_id)) if run_id else None
+
+
+def _version_of_run(client: MlflowClient, name: str, run_id: str, model_id: str) -> str:
+    """Find the version that a run has already, or make it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # A name may hold a quote: MLflow's filters take it between the other ones.
+    quoted = f'"{name}"' if "'" in name else f"'{name}'"
+    source = f"models:/{model_id}"
+    known = client.search_model_versions(f"name={quoted} and run_id='{run_id}'")
+    for version in sorted(known, key=lambda version: int(version.version), reverse=True):
+        if version.source == source:
+            return str(version.version)
+    made = client.create_model_version(name, source, run_id=run_id, model_id=model_id)
+    return str(made.version)
+
+
+def _value(run: Run | None, metric: str) -> float | None:
+    return None if run is None else run.data.metrics.get(metric)
+
+
+def _check_metric(run: Run, metric: str) -> None:
+    if metric in run.data.metrics:
+        return
+    choices = [name for name in run.data.metrics if not name.startswith("epoch/")]
+    raise ConfigError(f"metric: {unknown('metric', metric, choices)}")
+
+
+def _compare(
+    run: Run,
+    champion: Run | None,
+    *,
+    metric: str,
+    direction: Direction,
+    tolerance: float,
+    shown: str,
+    on_other_data: str,
+) -> None:
+    """Let a run pass that is as good as the champion's."""
+    if champion is None or metric not in champion.data.metrics:
+        missing = "its run is gone" if champion is None else f"its run has no {metric}"
+        raise ModelError(f"{shown} can't be compared with: {missing}. force=true compares nothing.")
+    others = _other_data(run, champion)
+    if others and on_other_data == "refuse":
+        raise ModelError(
+            f"{shown} was tested on other rows: {', '.join(others)}. on_other_data=allow compares "
+            "all the same."
+        )
+    value, best = run.data.metrics[metric], champion.data.metrics[metric]
+    loss = best - value if direction == "maximize" else value - best
+    # Not a number is no better than anything; what came before may be such a number.
+    if math.isnan(value) or loss > tolerance:
+        raise ModelError(
+            f"{shown} stays: its {metric} is {best:.6g}, and that of run {run.info.run_id} is "
+            f"{value:.6g} (tolerance={tolerance:g}, direction={direction}). force=true compares "
+            "nothing."
+        )
+
+
+def _other_data(run: Run, champion: Run) -> list[str]:
+    """Say in what the test rows of two runs differ, as far as it is known."""
+    digests, before = _digests(run), _digests(champion)
+    found = []
+    if digests != before:
+        found.append(f"data {_short(digests)}, it was {_short(before)}")
+    for name in _SPLIT_PARAMS:
+        key = f"data.{name}"
+        value, was = run.data.params.get(key), champion.data.params.get(key)
+        if value != was:
+            found.append(f"{key}={value}, it was {was}")
+    return found
+
+
+def _digests(run: Run) -> set[str]:
+    inputs = run.inputs.dataset_inputs if run.inputs else []
+    return {each.dataset.digest for each in inputs}
+
+
+def _short(digests: set[str]) -> str:
+    return "/".join(sorted(digest[:12] for digest in digests)) or "unknown"
+
+
+def _or_none(find: Callable[[], Found]) -> Found | None:
+    """Find a thing on MLflow; None if it is not there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return find()
+    except MlflowException as error:
+        if error.error_code not in _ABSENT:
+            raise
+        return None
