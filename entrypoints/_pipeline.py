@@ -1,4 +1,4 @@
-"""The settings of a whole pipeline, given to each of its stages in one environment variable.
+"""Overrides that a stage takes from its environment, where no shell stands before it.
 
 ``PIPELINE_OVERRIDES`` holds arguments of ``entrypoints.train`` as one text. It is split as a shell
 splits words, with its quotes, but nothing in it is expanded: ``$``, ``*``, brackets and commas stay
@@ -6,7 +6,10 @@ what they are, and reach Hydra as they would from a command line.
 
 A stage that trains takes all of them. Any other stage has some config groups in common with a
 training (``data``, ``storage``, ...), and takes for these what the training would have, wherever it
-is from: an override, a preset of ``experiment=`` or ``debug=``. Its own command line wins.
+is from: an override, a preset of ``experiment=`` or ``debug=``.
+
+``STAGE_OVERRIDES`` holds arguments of the stage itself, in the same way. It wins over the other,
+and the command line over both.
 """
 
 from __future__ import annotations
@@ -27,17 +30,18 @@ from entrypoints._composition import compose_config, composition_problems
 from ml_project_template.errors import ConfigError
 from ml_project_template.sweeps.space import quoted
 
-__all__ = ["PIPELINE_OVERRIDES", "pipeline_overrides", "split_overrides"]
+__all__ = ["PIPELINE_OVERRIDES", "STAGE_OVERRIDES", "environment_overrides", "split_overrides"]
 
 PIPELINE_OVERRIDES = "PIPELINE_OVERRIDES"
+STAGE_OVERRIDES = "STAGE_OVERRIDES"
 
 _TRAINING = "train"
 _SEARCH_PATH = "hydra.searchpath"
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
 
 
-def pipeline_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
-    """Give what ``PIPELINE_OVERRIDES`` means for a stage.
+def environment_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
+    """Give what ``PIPELINE_OVERRIDES`` and ``STAGE_OVERRIDES`` mean for a stage.
 
     Args:
         config_name: The root file of the stage in ``conf/``, without its ending.
@@ -47,27 +51,31 @@ def pipeline_overrides(config_name: str, arguments: Sequence[str]) -> list[str]:
         Overrides to stand before those of the command line, which win.
 
     Raises:
-        ConfigError: The variable can't be read, or holds what no training would take.
+        ConfigError: A variable can't be read, or holds what no training would take.
     """
     given = {_key(word) for word in arguments}
-    words = split_overrides(os.environ.get(PIPELINE_OVERRIDES, ""))
-    if not words:
-        return []
-    own = _groups(compose_config(config_name))
-    if "model" in own:
-        return [word for word in words if _key(word) not in given]
-    return _shared(config_name, own, words)
+    own = [word for word in split_overrides(STAGE_OVERRIDES) if _key(word) not in given]
+    given |= {_key(word) for word in own}
+    words = split_overrides(PIPELINE_OVERRIDES)
+    if words:
+        groups = _groups(compose_config(config_name))
+        if "model" not in groups:
+            words = _shared(config_name, groups, words)
+    return [*(word for word in words if _key(word) not in given), *own]
 
 
-def split_overrides(text: str) -> list[str]:
-    """Split a text into overrides, as a shell splits words; nothing is expanded.
+def split_overrides(variable: str) -> list[str]:
+    """Split the text of an environment variable into overrides, as a shell splits words.
+
+    Nothing is expanded.
 
     Args:
-        text: Such as ``model=gb 'run_name="two words"'``.
+        variable: Its name; its text is such as ``model=gb 'run_name="two words"'``.
 
     Raises:
         ConfigError: A quote is not closed, or a word is an option of a command line.
     """
+    text = os.environ.get(variable, "")
     stream = io.StringIO(text)
     lexer = shlex.shlex(stream, posix=True)
     lexer.whitespace_split = True
@@ -86,11 +94,11 @@ def split_overrides(text: str) -> list[str]:
             if "escaped" in str(error)
             else "a quote is not closed"
         )
-        raise ConfigError(f"{PIPELINE_OVERRIDES}: {what}: {key}=...") from error
+        raise ConfigError(f"{variable}: {what}: {key}=...") from error
     for word in words:
         if word.startswith("-"):
             raise ConfigError(
-                f"{PIPELINE_OVERRIDES}: '{word}' is an option; only overrides such as model=gb or "
+                f"{variable}: '{word}' is an option; only overrides such as model=gb or "
                 "training.lr=0.01 can stand here"
             )
     return words

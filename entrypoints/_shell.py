@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from entrypoints._composition import CONFIG_DIRECTORY, composition_problems
-from entrypoints._pipeline import pipeline_overrides
+from entrypoints._pipeline import environment_overrides
 from ml_project_template.errors import ConfigError, ProjectError
 from ml_project_template.utils.collecting import collect_rarely
 from ml_project_template.utils.secrets import SecretFilter, find_secrets, redact
@@ -66,9 +66,9 @@ class Shell:
     def __call__(self) -> None:
         """Let Hydra compose the configuration of ``sys.argv`` and run the task.
 
-        What ``PIPELINE_OVERRIDES`` says comes first, so that the command line's own words win.
+        What the environment says comes first, so that the command line's own words win.
         """
-        sys.argv[1:1] = pipeline_overrides(self.config_name, sys.argv[1:])
+        sys.argv[1:1] = environment_overrides(self.config_name, sys.argv[1:])
         opened = tuple(f"{key}." for key in self.open_keys)
         if opened:
             sys.argv[1:] = [f"+{arg}" if arg.startswith(opened) else arg for arg in sys.argv[1:]]

@@ -1,4 +1,4 @@
-"""One text of overrides for all stages of a pipeline: nothing of it is lost or changed."""
+"""Overrides from the environment: nothing of them is lost or changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from entrypoints._composition import compose_config
-from entrypoints._pipeline import pipeline_overrides, split_overrides
+from entrypoints._pipeline import environment_overrides, split_overrides
 from ml_project_template.errors import ConfigError
 from ml_project_template.sweeps.space import quoted
 
@@ -70,7 +70,7 @@ def _composed(
     monkeypatch: pytest.MonkeyPatch, stage: str, text: str, *arguments: str
 ) -> DictConfig:
     monkeypatch.setenv("PIPELINE_OVERRIDES", text)
-    return compose_config(stage, [*pipeline_overrides(stage, arguments), *arguments])
+    return compose_config(stage, [*environment_overrides(stage, arguments), *arguments])
 
 
 def _as_text(*words: str) -> str:
@@ -108,8 +108,11 @@ def test_a_value_reaches_a_stage_unchanged(stage: str, monkeypatch: pytest.Monke
     ],
     ids=["words", "blanks", "quotes", "nothing expands", "brackets", "empty", "blank"],
 )
-def test_a_text_is_split_as_a_shell_would_and_not_expanded(text: str, words: list[str]) -> None:
-    assert split_overrides(text) == words
+def test_a_text_is_split_as_a_shell_would_and_not_expanded(
+    text: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STAGE_OVERRIDES", text)
+    assert split_overrides("STAGE_OVERRIDES") == words
 
 
 @pytest.mark.parametrize(
@@ -123,9 +126,12 @@ def test_a_text_is_split_as_a_shell_would_and_not_expanded(text: str, words: lis
     ],
     ids=["single", "double", "backslash", "short option", "long option"],
 )
-def test_a_text_that_is_none_is_told_without_its_values(text: str, message: str) -> None:
+def test_a_text_that_is_none_is_told_without_its_values(
+    text: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPELINE_OVERRIDES", text)
     with pytest.raises(ConfigError) as told:
-        split_overrides(text)
+        split_overrides("PIPELINE_OVERRIDES")
     assert str(told.value).startswith(message)
     assert "abcd" not in str(told.value)
 
@@ -139,8 +145,8 @@ def test_a_stage_has_in_common_with_a_training_what_it_has(
         *("data.test_size=0.3", "~data.drop_columns", "model.max_iter=5", "sweep=gb"),
         *("+storage.options.region='a b'", "+tracking.tags.workflow=w1", "training.patience=4"),
     )
-    trained = compose_config("train", split_overrides(text))
     cfg = _composed(monkeypatch, stage, text)
+    trained = compose_config("train", split_overrides("PIPELINE_OVERRIDES"))
     groups = {"data", "storage", "preprocessing", "tracking"} & set(cfg)
     assert "storage" in groups
     for group in groups:
@@ -171,25 +177,31 @@ def test_the_command_line_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _composed(monkeypatch, "evaluate", text, "data=digits").data.name == "digits"
 
 
+def test_a_stage_has_overrides_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGE_OVERRIDES", "split=val data=digits 'output=\"a b\"'")
+    cfg = _composed(monkeypatch, "evaluate", "data=wine model=gb", "split=all")
+    assert (cfg.data.name, cfg.split, cfg.output) == ("digits", "all", "a b")
+
+
 def test_what_a_sweep_tries_is_no_matter_for_other_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     text = "data=wine model=mlp,gb seed=1,2 training.lr=interval(0.1,0.2)"
     assert _composed(monkeypatch, "onboard", text).data.name == "wine"
     monkeypatch.setenv("PIPELINE_OVERRIDES", text)
-    assert pipeline_overrides("train", ["-m"]) == text.split()
+    assert environment_overrides("train", ["-m"]) == text.split()
     monkeypatch.setenv("PIPELINE_OVERRIDES", "data=wine,iris")
     with pytest.raises(ConfigError, match=r"data=wine,iris: this stage runs once"):
-        pipeline_overrides("onboard", [])
+        environment_overrides("onboard", [])
 
 
 def test_a_name_that_no_override_can_have_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_OVERRIDES", "'+tracking.tags={a.b: 1}'")
     with pytest.raises(ConfigError, match=r"tracking.tags: the name 'a.b' can't be given"):
-        pipeline_overrides("sweeps", [])
+        environment_overrides("sweeps", [])
 
 
 def test_without_the_variable_nothing_is_added() -> None:
-    assert pipeline_overrides("train", []) == []
-    assert pipeline_overrides("evaluate", []) == []
+    assert environment_overrides("train", []) == []
+    assert environment_overrides("evaluate", []) == []
 
 
 def test_a_typo_is_told_by_every_stage(
