@@ -40,6 +40,7 @@ from ml_project_template.tracking import (
     check_reachable,
     download_model,
     tracking_uri,
+    waiting_runs,
 )
 from ml_project_template.tracking_address import build_once
 from ml_project_template.utils.signals import stopping_by_exception
@@ -419,36 +420,44 @@ def rename_table(store: str, old: str, new: str) -> None:
 
 
 def test_metrics_that_can_not_be_sent_are_kept_until_they_can(
-    store: str, caplog: pytest.LogCaptureFixture
+    store: str, workspace: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with MLflowTracker(store).start_run(experiment_name="x") as run:
         rename_table(store, "metrics", "hidden")
         run.log_metrics({"loss": 1.0}, step=1)
+        assert (workspace / ".unsent" / "runs" / str(run.id) / "journal.jsonl").is_file()
         rename_table(store, "hidden", "metrics")
         run.log_metrics({"loss": 2.0}, step=2)
-    assert "kept and sent later" in caplog.text
+    assert "no such table: metrics). It is kept in" in caplog.text
     assert run.id is not None
     history = client_of(store).get_metric_history(run.id, "loss")
     assert [row.value for row in history] == [1.0, 2.0]
+    assert stored_run(store, run.id).info.status == "FINISHED"
+    assert not (workspace / ".unsent").exists()
 
 
-def test_a_run_that_can_not_be_completed_is_no_finished_one(store: str) -> None:
-    def log(run: Run) -> None:
+def test_a_run_that_can_not_be_completed_is_completed_later(
+    store: str, workspace: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
         rename_table(store, "metrics", "hidden")
         run.log_metrics({"loss": 1.0})
-
-    with (
-        pytest.raises(TrackingError, match=r"failed: no such table: metrics$"),
-        MLflowTracker(store).start_run(experiment_name="x") as run,
-    ):
-        log(run)
+    assert "Not all of this run was sent: " in caplog.text
+    ended = time.time()
+    assert stored_run(store, run.id).info.status == "RUNNING"
     rename_table(store, "hidden", "metrics")
-    assert stored_run(store, run.id).info.status == "FAILED"
+    [waiting] = waiting_runs(store)
+    assert (waiting.left, waiting.problem) == (0, None)
+    found = stored_run(store, run.id)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics == {"loss": 1.0}
+    assert found.info.end_time is not None
+    assert found.info.end_time / 1000 <= ended
+    assert artifact(found, CONSOLE_LOG).is_file()
+    assert not (workspace / ".unsent").exists()
 
 
-def test_the_first_error_is_the_one_that_is_raised(
-    store: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_first_error_is_the_one_that_is_raised(store: str, workspace: Path) -> None:
     def fail(run: Run) -> None:
         rename_table(store, "metrics", "hidden")
         run.log_metrics({"loss": 1.0})
@@ -460,10 +469,11 @@ def test_the_first_error_is_the_one_that_is_raised(
     ):
         fail(run)
     rename_table(store, "hidden", "metrics")
+    assert [waiting.left for waiting in waiting_runs(store)] == [0]
     found = stored_run(store, run.id)
     assert found.info.status == "FAILED"
     assert found.data.tags["error"] == "RuntimeError: the first"
-    assert "no such table: metrics" in caplog.text
+    assert found.data.metrics == {"loss": 1.0}
 
 
 def test_values_that_are_no_numbers_and_names_that_mlflow_refuses_can_be_logged(store: str) -> None:
@@ -848,7 +858,7 @@ def test_a_model_without_files_is_told(store: str) -> None:
         download_model(f"models:/{logged.model_id}", store)
 
 
-def test_a_model_that_can_not_be_logged_is_marked_as_failed(store: str, model: BaseModel) -> None:
+def test_a_model_that_is_not_there_can_not_be_logged(store: str, model: BaseModel) -> None:
     assert model.signature is not None
     with (
         pytest.raises(TrackingError),
@@ -856,8 +866,7 @@ def test_a_model_that_can_not_be_logged_is_marked_as_failed(store: str, model: B
     ):
         run.log_model("/no/such/folder", signature=model.signature, sample=model.signature.sample)
     assert run.experiment_id is not None
-    [logged] = client_of(store).search_logged_models([run.experiment_id])
-    assert logged.status == "FAILED"
+    assert list(client_of(store).search_logged_models([run.experiment_id])) == []
     assert stored_run(store, run.id).info.status == "FAILED"
 
 
@@ -1234,19 +1243,18 @@ def test_data_that_collide_every_time_are_given_up(store: str, attempts: list[st
     assert stored_run(store, run.id).info.status == "FAILED"
 
 
-def test_data_that_fail_for_another_reason_are_not_tried_again(
-    store: str, attempts: list[str]
+def test_data_that_fail_for_another_reason_are_kept(
+    store: str, workspace: Path, attempts: list[str]
 ) -> None:
-    def log(run: Run) -> None:
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
         rename_table(store, "datasets", "hidden")
         run.log_dataset("iris", digest="a", source=None, context="train")
-
-    with (
-        pytest.raises(TrackingError, match="no such table: datasets"),
-        MLflowTracker(store).start_run(experiment_name="x") as run,
-    ):
-        log(run)
-    assert attempts == [run.id]
+        assert attempts == [run.id]
+    rename_table(store, "hidden", "datasets")
+    assert [waiting.left for waiting in waiting_runs(store)] == [0]
+    found = stored_run(store, run.id)
+    assert found.inputs is not None
+    assert [entry.dataset.name for entry in found.inputs.dataset_inputs] == ["iris_train"]
 
 
 WARMED = """

@@ -14,6 +14,7 @@ no active run, no tracking address. MLflow is imported when the first run starts
 from ml_project_template.runs import DisabledTracker, OpenRun, Run, RunReporter, Tracker
 from ml_project_template.tracking.client import warm_up
 from ml_project_template.tracking.models import download_model
+from ml_project_template.tracking.replay import WaitingRun, waiting_runs
 from ml_project_template.tracking.run import CONSOLE_LOG, LONG_PARAMS, MLflowRun
 from ml_project_template.tracking.tracker import PARENT_TAG, MLflowTracker
 from ml_project_template.tracking_address import DEFAULT_URI, check_reachable, tracking_uri
@@ -32,8 +33,10 @@ __all__ = [
     "RunReporter",
     "Terminated",
     "Tracker",
+    "WaitingRun",
     "check_reachable",
     "download_model",
     "tracking_uri",
+    "waiting_runs",
     "warm_up",
 ]

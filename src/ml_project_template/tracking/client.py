@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import warnings
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,20 +25,30 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = [
+    "UnreachableError",
     "find_experiment",
     "import_mlflow",
     "log_level",
     "one_line",
     "open_client",
     "own_randomness",
+    "own_timeout",
+    "quiet",
+    "transfer_timeout",
     "warm_up",
 ]
 
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+
 _ENVIRONMENT = {
-    # A server that went away is noticed within a minute, not after MLflow's own quarter of an hour.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    # A server that went away is noticed after 2 seconds where it refuses connections and after 12
+    # where it takes them and does not answer; by MLflow's own settings after 4 and 20 minutes.
+    _TIMEOUT: "3",
+    _RETRIES: "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    # Jitter is drawn from the generator that trainings seed.
+    "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER": "0",
     # The console shows our lines only.
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -49,7 +60,22 @@ _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
+# A file is answered when it is stored whole, by a server that may have to pass it on first.
+_TRANSFER_SECONDS = 60
+_TRANSFER_BYTES_PER_SECOND = 1_000_000
+
+# What a server refuses for good; everything else may be otherwise later.
+_REFUSALS = frozenset(
+    {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
+)
+
 _import_lock = threading.Lock()
+_transfer_lock = threading.RLock()
+_transferring = threading.Event()
+
+
+class UnreachableError(TrackingError):
+    """What could not be done now, and may be done later."""
 
 
 def warm_up() -> None:
@@ -115,9 +141,48 @@ def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
+def own_timeout() -> int | None:
+    """Seconds that the user has set for a request to the server; None where it is our own."""
+    text = os.environ.get(_TIMEOUT, "")
+    ours = _transferring.is_set() or text == _ENVIRONMENT[_TIMEOUT]
+    return int(text) if text.isdigit() and not ours else None
+
+
+@contextlib.contextmanager
+def transfer_timeout(size: int = 0) -> Iterator[None]:
+    """Wait longer for the server for the time of a block that sends or fetches files.
+
+    A file that was not taken whole is not sent again at once, as small requests are: its sender
+    knows when. MLflow reads these settings from the environment alone; what the user has set there
+    is left alone.
+
+    Args:
+        size: How many bytes are sent or fetched.
+    """
+    # One at a time: another block must not take our values for what was there before.
+    with _transfer_lock:
+        if os.environ.get(_TIMEOUT) != _ENVIRONMENT[_TIMEOUT]:
+            yield
+            return
+        before = {name: os.environ[name] for name in (_TIMEOUT, _RETRIES)}
+        _transferring.set()
+        os.environ[_TIMEOUT] = str(_TRANSFER_SECONDS + size // _TRANSFER_BYTES_PER_SECOND)
+        os.environ[_RETRIES] = "0"
+        try:
+            yield
+        finally:
+            os.environ.update(before)
+            _transferring.clear()
+
+
 @contextlib.contextmanager
 def one_line(uri: str) -> Iterator[None]:
-    """Turn what MLflow and the databases below it raise into one line for the user."""
+    """Turn what MLflow and the databases below it raise into one line for the user.
+
+    Raises:
+        UnreachableError: It may work later.
+        TrackingError: It is refused.
+    """
     import_mlflow()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -127,11 +192,30 @@ def one_line(uri: str) -> Iterator[None]:
     except TrackingError:
         raise
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        # What the database itself said is plainer than the statement it said it about.
-        cause = getattr(error.__cause__ or error, "orig", None) or error
-        lines = str(cause).strip().splitlines() or [type(cause).__name__]
-        text = redact(lines[0], find_secrets({"uri": uri}))
-        raise TrackingError(f"Tracking at '{public_url(uri)}' failed: {text}") from error
+        text = redact(_reason(error), find_secrets({"uri": uri}))
+        kind = TrackingError if _is_refusal(error, text) else UnreachableError
+        raise kind(f"Tracking at '{public_url(uri)}' failed: {text}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in the words of whoever saw it first."""
+    # What the database itself said is plainer than the statement it said it about.
+    cause = getattr(error.__cause__ or error, "orig", None) or error
+    for failed in (error, error.__context__):
+        # MLflow puts the whole request around what the network said.
+        refused = getattr(next(iter(getattr(failed, "args", ())), None), "reason", None)
+        if isinstance(refused, Exception):
+            return str(refused).rpartition("): ")[2]
+    lines = str(cause).strip().splitlines()
+    return lines[0] if lines else type(cause).__name__
+
+
+def _is_refusal(error: Exception, text: str) -> bool:
+    code = getattr(error, "error_code", None)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    # MLflow calls all errors of its database bad requests, lost connections among them.
+    collides = re.search("unique|duplicate", text, re.IGNORECASE) is not None
+    return code in _REFUSALS or collides or (status == HTTPStatus.BAD_REQUEST)
 
 
 @contextlib.contextmanager
@@ -147,6 +231,17 @@ def own_randomness() -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep to our own lines for the time of a block: one for what MLflow tells in twenty."""
+    with (
+        log_level("mlflow", logging.WARNING),
+        log_level("mlflow.store.db.utils", logging.CRITICAL),
+        log_level("urllib3.connectionpool", logging.ERROR),
+    ):
+        yield
 
 
 @contextlib.contextmanager

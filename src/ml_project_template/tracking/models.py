@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_project_template.errors import TrackingError
-from ml_project_template.tracking.client import one_line, open_client
+from ml_project_template.tracking.client import one_line, open_client, transfer_timeout
 from ml_project_template.tracking_address import check_reachable, tracking_uri
 
 if TYPE_CHECKING:
@@ -55,9 +55,10 @@ def download_model(uri: str, store: str | None = None) -> str:
         if urllib.parse.urlsplit(location).scheme not in ("", "file"):
             target = tempfile.mkdtemp(prefix="mlflow-model-")
             atexit.register(shutil.rmtree, target, ignore_errors=True)
-            local = Path(
-                download_artifacts(artifact_uri=location, dst_path=target, tracking_uri=address)
-            )
+            with transfer_timeout():
+                local = Path(
+                    download_artifacts(artifact_uri=location, dst_path=target, tracking_uri=address)
+                )
         if not (local / "MLmodel").is_file():
             raise TrackingError(f"'{uri}' holds no MLflow model.")
         flavor = Model.load(str(local)).flavors.get("python_function", {})

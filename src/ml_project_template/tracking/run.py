@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import posixpath
-import random
 import re
 import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +21,14 @@ from ml_project_template.tracking.models import (
     model_signature,
     pinned,
 )
+from ml_project_template.tracking.operations import Operation
 from ml_project_template.utils.secrets import find_secrets, public_url, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from mlflow import MlflowClient
-
     from ml_project_template.runs import SignatureLike
+    from ml_project_template.tracking.outbox import Outbox
 
 __all__ = ["CONSOLE_LOG", "ERROR_TAG", "LONG_PARAMS", "MLflowRun", "plain_tags"]
 
@@ -45,19 +45,21 @@ _TAG_LENGTH = 8000
 _DIGEST_LENGTH = 36
 _ERROR_LENGTH = 500
 
-_INPUT_ATTEMPTS = 5
 _FLUSH_SECONDS = 1.0
-_RETRY_SECONDS = 30.0
 
 _logger = logging.getLogger(__name__)
 
 
 class MLflowRun(Run):
-    """A run on MLflow; made by `MLflowTracker.start_run`."""
+    """A run on MLflow; made by `MLflowTracker.start_run`.
+
+    What it is told goes to its `Outbox`: an absence of the server is no error. What the server
+    refuses is one.
+    """
 
     def __init__(
         self,
-        client: MlflowClient,
+        outbox: Outbox,
         *,
         uri: str,
         run_id: str,
@@ -71,19 +73,17 @@ class MLflowRun(Run):
         self.id: str = run_id
         self.ended = False
         self.experiment_id: str = experiment_id
-        self._client = client
+        self._outbox = outbox
         self._uri = uri
         self._secrets = secrets
         self.wants_plots = log_plots
         self.wants_model = log_models
         self._long_params: dict[str, str] = {}
-        self._metrics: list[Any] = []
+        self._metrics: list[tuple[str, float, int, int]] = []
         self._flush_at = 0.0
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log flat parameters; a long value is kept whole in ``params_long.json``."""
-        from mlflow.entities import Param
-
         # The console log is written at the end, so it hides what the configuration made known.
         self._secrets |= find_secrets(params)
         texts = {key: redact(str(value), self._secrets) for key, value in params.items()}
@@ -97,42 +97,29 @@ class MLflowRun(Run):
             for key, text in long.items()
             if _is_loggable(key)
         }
-        rows = [Param(key, text) for key, text in short.items()]
-        with one_line(self._uri):
-            for batch in _batches(rows, _PARAMS_PER_BATCH):
-                self._client.log_batch(self.id, params=batch)
+        for batch in _batches([*short.items()], _PARAMS_PER_BATCH):
+            self._outbox.put(Operation("params", {"rows": dict(batch)}))
         if long:
             self._long_params |= long
             self.log_text(json.dumps(self._long_params, indent=2), self._own(LONG_PARAMS))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics, of one step where `step` is given; sent in batches.
-
-        A batch that can't be sent is kept and tried again later, so that a server's short absence
-        does not end a long training.
-        """
-        from mlflow.entities import Metric
-
+        """Log metrics, of one step where `step` is given; sent in batches, once a second."""
         now = int(time.time() * 1000)
         for key, value in metrics.items():
             name = re.sub(r"[^\w\-. :/]", "_", key)[:_KEY_LENGTH]
-            self._metrics.append(Metric(name, float(value), now, step or 0))
-        if time.monotonic() < self._flush_at:
-            return
-        try:
+            self._metrics.append((name, float(value), now, step or 0))
+        if time.monotonic() >= self._flush_at:
             self.flush()
-        except TrackingError as error:
-            _logger.warning("%s The metrics are kept and sent later.", error)
-            self._flush_at = time.monotonic() + _RETRY_SECONDS
 
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; None values are left out."""
-        from mlflow.entities import RunTag
+        self._put_tags(tags)
 
-        rows = [RunTag(key, text) for key, text in plain_tags(tags, self._secrets).items()]
-        with one_line(self._uri):
-            for batch in _batches(rows, _PARAMS_PER_BATCH):
-                self._client.log_batch(self.id, tags=batch)
+    def _put_tags(self, tags: Mapping[str, Any], *, hurry: bool = False) -> None:
+        rows = [*plain_tags(tags, self._secrets).items()]
+        for batch in _batches(rows, _PARAMS_PER_BATCH):
+            self._outbox.put(Operation("tags", {"rows": dict(batch)}), hurry=hurry)
 
     def log_dataset(
         self,
@@ -149,28 +136,15 @@ class MLflowRun(Run):
         MLflow takes two inputs of one name and digest for the same, so the name carries the
         context: the three splits of a file are three inputs.
         """
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        dataset = Dataset(
-            name=f"{name}_{context}",
-            digest=(digest or "unknown")[:_DIGEST_LENGTH],
-            source_type="local" if source is None or "://" not in source else "remote",
-            source=redact(json.dumps({"uri": public_url(source or name)}), self._secrets),
-            schema=None if schema is None else json.dumps(schema),
-            profile=None if profile is None else json.dumps(profile),
-        )
-        tags = [InputTag("mlflow.data.context", context)]
-        for left in reversed(range(_INPUT_ATTEMPTS)):
-            try:
-                with one_line(self._uri):
-                    self._client.log_inputs(self.id, [DatasetInput(dataset, tags)])
-                return
-            except TrackingError as error:
-                # Runs that begin at once insert the same data set: MLflow looks for it first, and
-                # the one that was slower finds it the next time.
-                if left == 0 or not re.search("unique|duplicate", str(error), re.IGNORECASE):
-                    raise
-                time.sleep(random.SystemRandom().uniform(0.01, 0.1))
+        dataset = {
+            "name": f"{name}_{context}",
+            "digest": (digest or "unknown")[:_DIGEST_LENGTH],
+            "source_type": "local" if source is None or "://" not in source else "remote",
+            "source": redact(json.dumps({"uri": public_url(source or name)}), self._secrets),
+            "schema": None if schema is None else json.dumps(schema),
+            "profile": None if profile is None else json.dumps(profile),
+        }
+        self._outbox.put(Operation("inputs", {"dataset": dataset, "context": context}))
 
     def log_text(self, text: str, artifact: str) -> None:
         """Store a text under a path among the run's artifacts; secrets are hidden."""
@@ -178,11 +152,7 @@ class MLflowRun(Run):
 
     def log_bytes(self, data: bytes, artifact: str) -> None:
         """Store bytes, such as a PNG, under a path among the run's artifacts."""
-        folder, name = posixpath.split(artifact)
-        with tempfile.TemporaryDirectory() as staging, one_line(self._uri):
-            path = Path(staging, name)
-            path.write_bytes(data)
-            self._client.log_artifact(self.id, str(path), folder or None)
+        self._outbox.put(Operation("artifact", {"path": artifact}, data))
 
     def log_model(
         self,
@@ -200,39 +170,25 @@ class MLflowRun(Run):
         """
         if not self.wants_model:
             return
-        from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
         from mlflow.pyfunc import save_model
         from pandas import DataFrame
 
-        with tempfile.TemporaryDirectory() as staging, one_line(self._uri):
-            logged = self._client.create_logged_model(
-                self.experiment_id, name=MODEL_NAME, source_run_id=self.id
-            )
-            try:
-                path = Path(staging, MODEL_NAME)
-                # It warns of what no user can mend, such as a virtual environment without pip.
-                with log_level("mlflow.utils.environment", logging.ERROR):
-                    save_model(
-                        path=path,
-                        loader_module=LOADER_MODULE,
-                        data_path=str(Path(directory).resolve()),
-                        signature=model_signature(signature),
-                        input_example=DataFrame([dict(row) for row in sample]),
-                        pip_requirements=pinned(requirements),
-                        mlflow_model=Model(
-                            artifact_path=logged.artifact_location,
-                            model_uuid=logged.model_id,
-                            run_id=self.id,
-                            model_id=logged.model_id,
-                        ),
-                    )
-                self._client.log_model_artifacts(logged.model_id, str(path))
-            except BaseException:
-                self._client.finalize_logged_model(logged.model_id, "FAILED")
-                raise
-            self._client.finalize_logged_model(logged.model_id, "READY")
-            self._client.log_outputs(self.id, [LoggedModelOutput(logged.model_id, step=0)])
+        with tempfile.TemporaryDirectory() as staging:
+            path = Path(staging, MODEL_NAME)
+            # It warns of what no user can mend, such as a virtual environment without pip.
+            with one_line(self._uri), log_level("mlflow.utils.environment", logging.ERROR):
+                save_model(
+                    path=path,
+                    loader_module=LOADER_MODULE,
+                    data_path=str(Path(directory).resolve()),
+                    signature=model_signature(signature),
+                    input_example=DataFrame([dict(row) for row in sample]),
+                    pip_requirements=pinned(requirements),
+                    mlflow_model=Model(artifact_path=MODEL_NAME, run_id=self.id),
+                )
+            content = {"name": MODEL_NAME, "upload": uuid.uuid4().hex}
+            self._outbox.put(Operation("model", content, path))
 
     def end(self, status: str, console: Path, error: BaseException | None = None) -> None:
         """Send what is left and set the end state.
@@ -243,9 +199,36 @@ class MLflowRun(Run):
             error: What ended the run, None where it came to its end by itself.
 
         Raises:
-            TrackingError: A finished run could not be completed. After an error it is only logged:
-                the first error is the one to show.
+            TrackingError: What a finished run told last is refused. After an error it is only
+                logged: the first error is the one to show.
         """
+        # Whoever stops a run may have little patience.
+        hurry = error is not None
+        try:
+            failures = self._tell_end(status, console, error)
+        except BaseException:
+            if self.ended:
+                self._outbox.close(hurry=True)
+            raise
+        left = self._outbox.close(hurry=hurry)
+        if left and self._outbox.folder is None:
+            _logger.warning("Not all of this run was sent: %d entries are lost.", left)
+        elif left:
+            _logger.warning(
+                "Not all of this run was sent: %d of its entries wait in %s. Send them by "
+                "'python -m entrypoints.sync'; a later run tries it, too.",
+                left,
+                self._outbox.folder,
+            )
+        if error is None and failures:
+            raise failures[0]
+        for failure in failures:
+            _logger.warning("%s", failure)
+
+    def _tell_end(
+        self, status: str, console: Path, error: BaseException | None
+    ) -> list[TrackingError]:
+        """Put all that belongs to the end; returns what was refused of it."""
         failures: list[TrackingError] = []
 
         def attempt(step: Callable[[], None]) -> None:
@@ -255,43 +238,41 @@ class MLflowRun(Run):
                 failures.append(failure)
 
         if error is not None:
-            # The state comes first: whoever stops a run may have little patience.
-            attempt(lambda: self._terminate(status))
+            # The state comes first: there may be no time for more.
+            attempt(lambda: self._put_end(status, hurry=True))
             text = f"{type(error).__name__}: {error}"
             tag = {ERROR_TAG: redact(text, self._secrets)[:_ERROR_LENGTH]}
-            attempt(lambda: self.log_tags(tag))
+            attempt(lambda: self._put_tags(tag, hurry=True))
         attempt(self.flush)
         log = self._own(CONSOLE_LOG)
         attempt(lambda: self.log_text(console.read_text(encoding="utf-8"), log))
         if error is None:
-            attempt(lambda: self._terminate("FAILED" if failures else status))
-            if failures:
-                raise failures[0]
-        for failure in failures:
-            _logger.warning("%s", failure)
+            attempt(lambda: self._put_end("FAILED" if failures else status))
+        return failures
 
     def flush(self) -> None:
-        """Send the metrics that wait; those that can't be sent go on waiting.
+        """Send the metrics that wait.
 
         Raises:
-            TrackingError: They can't be sent now.
+            TrackingError: They are refused.
         """
         self._flush_at = time.monotonic() + _FLUSH_SECONDS
-        with one_line(self._uri):
-            while self._metrics:
-                batch = self._metrics[:_METRICS_PER_BATCH]
-                self._client.log_batch(self.id, metrics=batch)
-                del self._metrics[: len(batch)]
+        while self._metrics:
+            batch = self._metrics[:_METRICS_PER_BATCH]
+            del self._metrics[: len(batch)]
+            self._outbox.put(Operation("metrics", {"rows": batch}))
 
     def _own(self, artifact: str) -> str:
         """Name a file so that it does not take the place of one of an earlier session."""
         stem, ending = posixpath.splitext(artifact)
         return artifact if self._session == 1 else f"{stem}_{self._session}{ending}"
 
-    def _terminate(self, status: str) -> None:
-        with one_line(self._uri):
-            self._client.set_terminated(self.id, status)
-            self.ended = True
+    def _put_end(self, status: str, *, hurry: bool = False) -> None:
+        # Whoever is stopped while this waits for its answer has told it all the same.
+        self.ended = True
+        end_time = int(time.time() * 1000)
+        operation = Operation("end", {"status": status, "end_time": end_time})
+        self._outbox.put(operation, hurry=hurry)
 
 
 def plain_tags(tags: Mapping[str, Any], secrets: set[str]) -> dict[str, str]:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import logging
 import os
 import posixpath
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.runs import Run, Tracker
 from ml_project_template.tracking.client import (
     find_experiment,
-    log_level,
     one_line,
     open_client,
     own_randomness,
+    quiet,
 )
+from ml_project_template.tracking.journal import FOLDER, RunAddress
+from ml_project_template.tracking.operations import SESSION_TAG, Sender
+from ml_project_template.tracking.outbox import Outbox
+from ml_project_template.tracking.replay import sending_journals
 from ml_project_template.tracking.run import CONSOLE_LOG, ERROR_TAG, MLflowRun, plain_tags
 from ml_project_template.tracking_address import check_reachable, tracking_uri
 from ml_project_template.utils.console import captured_log
 from ml_project_template.utils.git import git_state
-from ml_project_template.utils.secrets import find_secrets
+from ml_project_template.utils.secrets import find_secrets, public_url
 from ml_project_template.utils.signals import stopping_by_exception, was_stopped
 
 if TYPE_CHECKING:
@@ -100,10 +104,13 @@ class MLflowTracker(Tracker):
             if ERROR_TAG in before.data.tags:
                 # Of the end that it does not have any more.
                 client.delete_tag(run_id, ERROR_TAG)
-            sessions = len(client.list_artifacts(run_id, posixpath.dirname(CONSOLE_LOG)))
+            logs = len(client.list_artifacts(run_id, posixpath.dirname(CONSOLE_LOG)))
+            # What an earlier session could not send yet has its number, too.
+            session = max(logs, int(before.data.tags.get(SESSION_TAG, 1))) + 1
+            client.set_tag(run_id, SESSION_TAG, str(session))
             client.update_run(run_id, status="RUNNING")
         with self._running(
-            client, run_id, before.info.experiment_id, uri, secrets, session=sessions + 1
+            client, run_id, before.info.experiment_id, uri, secrets, session=session
         ) as run:
             yield run
 
@@ -216,7 +223,7 @@ class MLflowTracker(Tracker):
         """Reach the store: a client, the address, and the secrets in the address."""
         uri = tracking_uri(self.uri)
         check_reachable(uri)
-        with one_line(uri), log_level("mlflow", logging.WARNING):
+        with one_line(uri), quiet():
             yield open_client(uri), uri, find_secrets({"uri": uri})
 
     @contextlib.contextmanager
@@ -231,8 +238,11 @@ class MLflowTracker(Tracker):
         session: int = 1,
     ) -> Iterator[Run]:
         """Give an open run to a block, and set the end state on the way out."""
+        address = RunAddress(public_url(uri), run_id, experiment_id, session)
+        root = Path(FOLDER).absolute()
+        outbox = Outbox(Sender(client, uri, run_id, experiment_id, session), address, root)
         run = MLflowRun(
-            client,
+            outbox,
             uri=uri,
             run_id=run_id,
             experiment_id=experiment_id,
@@ -241,16 +251,20 @@ class MLflowTracker(Tracker):
             log_models=self.log_models,
             session=session,
         )
-        with captured_log(secrets) as console, stopping_by_exception():
+        with (
+            captured_log(secrets) as console,
+            quiet(),
+            stopping_by_exception(),
+            sending_journals(uri, root),
+        ):
             closing = False
             try:
-                with log_level("mlflow", logging.WARNING):
-                    yield run
+                yield run
                 closing = True
                 run.end("FINISHED", console)
             except BaseException as error:
-                # A signal can also come while a finished run is being closed; a server that does
-                # not answer then is not asked once more.
+                # A signal can also come while a finished run is being closed; what is refused then
+                # is not told once more.
                 if not run.ended and not (closing and isinstance(error, TrackingError)):
                     state = _state(error)
                     run.end(state, console, None if state == "FINISHED" else error)

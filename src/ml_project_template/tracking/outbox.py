@@ -1,0 +1,284 @@
+"""Sends what a run tells; a server that does not answer costs the run little and loses nothing.
+
+Threads do the sending: one for files, which may go to another store, and one for all else. As long
+as all goes well, whoever tells something waits until it is sent. When something can't be sent, or
+not in good time, it is kept in a `Journal`, and all that comes after it, too: nobody waits any
+more, and the threads try again, now and then, until the run ends. What is left then is sent by the
+next run, or by ``python -m entrypoints.sync``.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_project_template.errors import TrackingError
+from ml_project_template.tracking.client import UnreachableError, own_timeout
+from ml_project_template.tracking.journal import Journal, RunAddress
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ml_project_template.tracking.operations import Operation, Sender
+
+__all__ = ["Entry", "Outbox", "next_entry"]
+
+# Seconds that a run waits: for one thing to be sent, before it keeps it; and at its end.
+_PATIENCE = 12.0
+_LAST_PATIENCE = 8.0
+# What whoever stops a run waits at most for each.
+_LITTLE_PATIENCE = 3.0
+# A file may take longer, by its size.
+_BYTES_PER_SECOND = 20_000_000
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
+_NEVER = float("inf")
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Entry:
+    """An operation on its way.
+
+    Attributes:
+        operation: What is sent.
+        number: Its number in the journal, None where it is in none.
+        sent: It has arrived.
+        refusal: Why it never will.
+    """
+
+    operation: Operation
+    number: int | None = None
+    sent: bool = False
+    refusal: TrackingError | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has neither arrived nor been refused."""
+        return not self.sent and self.refusal is None
+
+
+class Outbox:
+    """What a run has to tell, and how it is sent.
+
+    Args:
+        sender: Sends one operation.
+        run: The run, as its journal names it.
+        root: The folder of the journals.
+
+    Attributes:
+        folder: The folder of its journal; None as long as nothing had to be kept.
+    """
+
+    def __init__(self, sender: Sender, run: RunAddress, root: Path) -> None:
+        self._sender = sender
+        self._run = run
+        self._root = root
+        self._changed = threading.Condition()
+        self._queue: list[Entry] = []
+        self._journal: Journal | None = None
+        self.folder: Path | None = None
+        self._keeps = False  # nobody waits any more
+        self._threads: dict[bool, threading.Thread] = {}  # by whether they send files
+        self._running = 0
+        self._closing = False
+        self._refused = 0
+        self._failures = {False: 0, True: 0}  # in a row, by whether it is a file
+        self._pause_until = {False: 0.0, True: 0.0}
+
+    def put(self, operation: Operation, *, hurry: bool = False) -> None:
+        """Send something, or keep it where that does not work.
+
+        Args:
+            operation: What to send.
+            hurry: Wait a few seconds only.
+
+        Raises:
+            TrackingError: It is refused, and will always be. Where nobody waits any more this is
+                only logged.
+        """
+        entry = Entry(operation)
+        with self._changed:
+            self._queue.append(entry)
+            self._start(operation.is_file)
+            if self._keeps:
+                self._keep(entry)
+            self._changed.notify_all()
+            if not self._keeps:
+                try:
+                    self._wait(entry, _LITTLE_PATIENCE if hurry else _PATIENCE)
+                except BaseException:
+                    # Stopped by a signal; the files of the operation may be gone soon.
+                    self._keep_all("it was still being sent")
+                    raise
+        if entry.refusal is not None and entry.number is None:
+            raise entry.refusal
+
+    def close(self, *, hurry: bool = False) -> int:
+        """Try once more to send what waits, and end the threads.
+
+        Args:
+            hurry: Wait a few seconds only.
+
+        Returns:
+            How many operations are left; they are kept.
+        """
+        patience = _LITTLE_PATIENCE if hurry else _LAST_PATIENCE
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+            left = len(self._queue)
+            deadline = self._deadline(patience)
+            while self._running and (seconds := deadline - time.monotonic()) > 0:
+                self._changed.wait(seconds)
+                if len(self._queue) < left:
+                    left = len(self._queue)
+                    deadline = self._deadline(patience)
+            left = len(self._queue) + self._refused
+            threads = [] if self._running else [*self._threads.values()]
+            if self._running:
+                # A thread may wait for its answer for long; the journal is for others now.
+                self._release()
+        for thread in threads:
+            thread.join()
+        return left
+
+    def _start(self, is_file: bool) -> None:
+        if is_file not in self._threads:
+            thread = threading.Thread(
+                target=self._work, args=(is_file,), name="outbox", daemon=True
+            )
+            self._threads[is_file] = thread
+            self._running += 1
+            thread.start()
+
+    def _release(self) -> None:
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _deadline(self, patience: float) -> float:
+        """When whoever waits for the next thing has waited long enough."""
+        sizes = [entry.operation.size for entry in self._queue if entry.operation.is_file]
+        return time.monotonic() + _patience(patience, max(sizes, default=0))
+
+    def _wait(self, entry: Entry, patience: float) -> None:
+        """Wait until an entry is sent or refused, but not for ever."""
+        deadline = time.monotonic() + _patience(patience, entry.operation.size)
+        while entry.waits and not self._keeps:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._keep_all("no answer in good time")
+                return
+            self._changed.wait(left)
+
+    def _keep_all(self, reason: str) -> None:
+        """From now on keep everything, all that waits first."""
+        if self._keeps:
+            return
+        self._keeps = True
+        for entry in self._queue:
+            self._keep(entry)
+        if self.folder is not None:
+            _logger.warning(
+                "The tracking server does not take what this run tells (%s). It is kept in %s "
+                "and sent as soon as that works: by this run, a later one, or "
+                "'python -m entrypoints.sync'.",
+                reason,
+                self.folder,
+            )
+
+    def _keep(self, entry: Entry) -> None:
+        try:
+            if self._journal is None:
+                self._journal = Journal.create(self._root, self._run)
+                self.folder = self._journal.folder
+            entry.number = self._journal.append(entry.operation)
+        except OSError as error:
+            _logger.warning(
+                "What can't be sent to the tracking server can't be kept in '%s' either: %s. "
+                "It is lost if the server does not answer before the run ends.",
+                self._root,
+                error,
+            )
+
+    def _work(self, is_file: bool) -> None:
+        """Send one entry after the other, files or all else: a thread."""
+        while (entry := self._take(is_file)) is not None:
+            error: Exception | None = None
+            try:
+                self._sender.send(entry.operation)
+            except Exception as caught:
+                error = caught
+            with self._changed:
+                self._settle(entry, error)
+                self._changed.notify_all()
+        with self._changed:
+            self._running -= 1
+            if not self._running:
+                self._release()
+            self._changed.notify_all()
+
+    def _take(self, is_file: bool) -> Entry | None:
+        """Wait for something to send; None when the thread is to end."""
+        with self._changed:
+            while True:
+                until = self._pause_until[is_file]
+                pause = until - time.monotonic()
+                # At the end one more attempt is made, whatever the pause.
+                if until != _NEVER and (pause <= 0 or self._closing):
+                    entry = next_entry(self._queue, paused={not is_file})
+                    if entry is not None:
+                        return entry
+                    pause = _NEVER
+                if self._closing:
+                    return None
+                self._changed.wait(None if pause == _NEVER else pause)
+
+    def _settle(self, entry: Entry, error: Exception | None) -> None:
+        """Note what became of an entry."""
+        is_file = entry.operation.is_file
+        if error is None:
+            entry.sent = True
+            self._queue.remove(entry)
+            if self._failures[is_file]:
+                _logger.info("The tracking server takes again what this run tells.")
+                self._failures[is_file] = 0
+            if entry.number is not None and self._journal is not None:
+                self._journal.mark_sent(entry.number)
+        elif isinstance(error, TrackingError) and not isinstance(error, UnreachableError):
+            entry.refusal = error
+            self._queue.remove(entry)
+            if entry.number is not None:
+                self._refused += 1
+                _logger.warning("%s It is kept in %s.", error, self.folder)
+        else:
+            entry.operation.tried = True
+            self._keep_all(str(error))
+            self._failures[is_file] += 1
+            pause = min(_FIRST_PAUSE * 2 ** self._failures[is_file], _LONGEST_PAUSE)
+            until = _NEVER if self._closing else time.monotonic() + pause
+            # Files go through the server; where it is away, they need not be tried.
+            for kind in {is_file, True}:
+                self._pause_until[kind] = until
+
+
+def next_entry(queue: Iterable[Entry], paused: set[bool]) -> Entry | None:
+    """Choose what to send next: in order, but the end of a run when all else that can be is sent.
+
+    Args:
+        queue: What waits.
+        paused: Kinds that can't be sent now: True for files, False for all else.
+    """
+    possible = [entry for entry in queue if entry.operation.is_file not in paused]
+    rest = (entry for entry in possible if entry.operation.kind != "end")
+    return next(rest, possible[0] if possible else None)
+
+
+def _patience(seconds: float, size: int) -> float:
+    """Seconds to wait for something of so many bytes."""
+    return max(seconds, own_timeout() or 0.0) + size / _BYTES_PER_SECOND
