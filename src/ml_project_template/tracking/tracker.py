@@ -28,7 +28,7 @@ from ml_project_template.tracking_address import check_reachable, tracking_uri
 from ml_project_template.utils.console import captured_log
 from ml_project_template.utils.git import git_state
 from ml_project_template.utils.secrets import find_secrets, public_url
-from ml_project_template.utils.signals import stopping_by_exception, was_stopped
+from ml_project_template.utils.signals import stopping_by_exception, stopping_later, was_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -77,16 +77,21 @@ class MLflowTracker(Tracker):
         Raises:
             TrackingError: The server or database can't be used.
         """
-        with self._client() as (client, uri, secrets):
-            experiment_id = find_experiment(client, experiment_name, uri)
-            tags = _origin() | dict(self.tags or {})
-            if self.parent_run_id is not None:
-                tags[PARENT_TAG] = self.parent_run_id
-            with own_randomness():
-                created = client.create_run(
-                    experiment_id, tags=plain_tags(tags, secrets), run_name=run_name
-                )
-        with self._running(client, created.info.run_id, experiment_id, uri, secrets) as run:
+        with contextlib.ExitStack() as stack:
+            with self._client() as (client, uri, secrets):
+                experiment_id = find_experiment(client, experiment_name, uri)
+                tags = _origin() | dict(self.tags or {})
+                if self.parent_run_id is not None:
+                    tags[PARENT_TAG] = self.parent_run_id
+                # Nobody else would end a run whose making was cut off before it is known here.
+                with stopping_later():
+                    with own_randomness():
+                        created = client.create_run(
+                            experiment_id, tags=plain_tags(tags, secrets), run_name=run_name
+                        )
+                    run = stack.enter_context(
+                        self._running(client, created.info.run_id, experiment_id, uri, secrets)
+                    )
             yield run
 
     @contextlib.contextmanager
