@@ -7,10 +7,11 @@ UV := $(or $(shell command -v uv 2>/dev/null),.uv/bin/uv)
 PYTHON ?= python3
 RUN := $(UV) run --locked
 ARGS ?=
+COMPOSE ?= docker compose
 # Each command is a process of its own: without bytecode on disk it would compile all its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train test lint format types imports check bench soak mlflow clean
+.PHONY: help setup train test lint format types imports check bench soak mlflow services images images-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -55,6 +56,40 @@ soak: setup ## kill sweeps and end servers again and again, and see that nothing
 
 mlflow: setup ## the page with the runs, at http://127.0.0.1:5000
 	$(RUN) mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} $(ARGS)
+
+# What the images are built from.
+services images: export GIT_COMMIT = $(shell git describe --always --dirty --abbrev=40 --exclude='*')
+
+services: .env ## start a store, a tracking server and its database in containers
+	$(COMPOSE) up --detach --build mlflow
+	@curl --silent --fail --output /dev/null --retry 90 --retry-all-errors --retry-delay 2 \
+	  http://localhost:5000/health
+	@echo
+	@echo 'store     http://localhost:7000 (console: http://localhost:7001), keys in .env'
+	@echo 'tracking  http://localhost:5000'
+	@echo 'train     MLFLOW_TRACKING_URI=http://localhost:5000 make train ARGS=storage=minio'
+	@echo '          $(COMPOSE) run --rm train model=mlp data=iris'
+	@echo 'stop      $(COMPOSE) down'
+
+# With passwords of its own; one that is there is never touched.
+.env:
+	@umask 077 && random() { $(PYTHON) -c "import secrets; print(secrets.token_hex($$1))"; } && { \
+	  echo '# Written by make services; .env.example says what else may stand here.'; \
+	  echo "AWS_ACCESS_KEY_ID=$$(random 8)"; \
+	  echo "AWS_SECRET_ACCESS_KEY=$$(random 20)"; \
+	  echo "POSTGRES_PASSWORD=$$(random 20)"; \
+	  echo 'S3_ENDPOINT_URL=http://localhost:7000'; \
+	} > $@.new && mv $@.new $@
+	@echo 'passwords .env is new'
+
+images: ## build the images of the stages; settings of a build: make images ARGS="--build-arg ..."
+	docker build -f docker/preprocess/Dockerfile -t preprocessing-job --build-arg GIT_COMMIT $(ARGS) .
+	docker build -f docker/train/Dockerfile -t training-job --build-arg GIT_COMMIT $(ARGS) .
+	docker build -f docker/serve/Dockerfile -t model-server --build-arg GIT_COMMIT $(ARGS) .
+	docker build -f docker/mlflow/Dockerfile -t tracking-server --build-arg GIT_COMMIT $(ARGS) .
+
+images-test: setup ## build the images without docker and run the stages in them; as root on Debian
+	$(RUN) pytest -n 0 -p no:cacheprovider tests/images/check_images.py $(ARGS)
 
 clean: ## remove caches; runs, models and data stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage .coverage.* dist

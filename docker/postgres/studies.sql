@@ -1,0 +1,2 @@
+-- Of sweeps; MLflow and Optuna keep the state of their tables under the same name.
+CREATE DATABASE studies;
