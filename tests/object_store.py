@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -21,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -89,6 +90,18 @@ class ObjectStore:
         pages = self.client().get_paginator("list_objects_v2")
         found = pages.paginate(Bucket=bucket, Prefix=prefix)
         return [entry["Key"] for page in found for entry in page.get("Contents", [])]
+
+    def with_user(self, actions: list[str]) -> ObjectStore:
+        """Make a user of moto's who may do some things only; give the same store with that key."""
+        name = f"user-{secrets.token_hex(4)}"
+        users = self.client("iam")
+        users.create_user(UserName=name)
+        key = users.create_access_key(UserName=name)["AccessKey"]
+        statement = {"Effect": "Allow", "Action": actions, "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        users.put_user_policy(UserName=name, PolicyName="some", PolicyDocument=policy)
+        access_key, secret_key = key["AccessKeyId"], key["SecretAccessKey"]
+        return replace(self, access_key=access_key, secret_key=secret_key)
 
     def pause(self) -> None:
         """Have it take connections and never answer."""
@@ -159,15 +172,7 @@ def start_moto(folder: Path) -> Iterator[ObjectStore]:
     environment = {"INITIAL_NO_AUTH_ACTION_COUNT": "3"}
     with _program("moto.server", arguments, folder / "log", environment) as process:
         _wait_until_up(f"{endpoint}/moto-api/", process, folder / "log")
-        users = ObjectStore(endpoint, "none", "none").client("iam")
-        users.create_user(UserName="tester")
-        key = users.create_access_key(UserName="tester")["AccessKey"]
-        everything = (
-            '{"Version": "2012-10-17", "Statement": '
-            '[{"Effect": "Allow", "Action": "*", "Resource": "*"}]}'
-        )
-        users.put_user_policy(UserName="tester", PolicyName="everything", PolicyDocument=everything)
-        yield ObjectStore(endpoint, key["AccessKeyId"], key["SecretAccessKey"], process)
+        yield ObjectStore(endpoint, "none", "none", process).with_user(["*"])
 
 
 @pytest.fixture(scope="session")

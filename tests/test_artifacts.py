@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import io as memory
 import json
 import os
@@ -12,7 +13,7 @@ import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from ml_project_template.artifacts import (
 )
 from ml_project_template.errors import ArtifactError
 from ml_project_template.utils import io
+from tests.object_store import ObjectStore
+from tests.servers import wait_until
 
 TRUSTED = (
     "sklearn._loss._loss.CyHalfMultinomialLoss",
@@ -104,11 +107,25 @@ def path(tmp_path: Path) -> Path:
     return place
 
 
+@pytest.fixture(scope="module")
+def bucket(object_store: ObjectStore) -> str:
+    return object_store.new_bucket()
+
+
 @pytest.fixture
-def remote() -> Iterator[str]:
-    root = f"memory://{uuid.uuid4().hex}"
-    yield f"{root}/models/x"
-    io.remove_tree(root)
+def remote(object_store: ObjectStore, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place in a real store, empty, of the test's own."""
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{bucket}/{uuid.uuid4().hex}/models/x"
+
+
+def inside(place: str | Path) -> str:
+    """Say where the files of a model lie: on a remote storage in the present version."""
+    if not io.is_remote(str(place)):
+        return str(place)
+    pointer = io.read_json(io.join(str(place), "current.json"))
+    return io.join(str(place), "versions", pointer["version"])
 
 
 def refusal(path: str | Path) -> str:
@@ -167,7 +184,7 @@ def test_a_remote_model_is_replaced_with_nothing_of_the_old_one_left(remote: str
     write_model_directory(remote, bigger)
     write_model_directory(remote, model(2))
     assert number_of(remote) == 2
-    assert "metadata.json" not in io.list_files(remote)
+    assert "metadata.json" not in io.list_files(inside(remote))
 
 
 def test_the_copy_is_private_and_gone_afterwards(path: Path) -> None:
@@ -395,7 +412,7 @@ def test_a_path_without_a_model_is_named(tmp_path: Path, remote: str) -> None:
 def test_changed_weights_are_refused(path: Path, remote: str, where: str, content: bytes) -> None:
     place = str(path) if where == "local" else remote
     write_model_directory(place, model(7))
-    io.write_bytes(io.join(place, "weights.safetensors"), content)
+    io.write_bytes(io.join(inside(place), "weights.safetensors"), content)
     assert "weights.safetensors: " in refusal(place)
     assert "the file was changed or damaged" in refusal(place)
 
@@ -404,7 +421,7 @@ def test_changed_weights_are_refused(path: Path, remote: str, where: str, conten
 def test_a_missing_file_is_refused(path: Path, remote: str, where: str) -> None:
     place = str(path) if where == "local" else remote
     write_model_directory(place, model(7))
-    io.remove_tree(io.join(place, "config.json"))
+    io.remove_tree(io.join(inside(place), "config.json"))
     assert refusal(place) == f"'{place}': config.json is missing."
 
 
@@ -415,7 +432,7 @@ def test_a_file_that_the_manifest_does_not_list_is_refused(
 ) -> None:
     place = str(path) if where == "local" else remote
     write_model_directory(place, model(7))
-    io.write_bytes(io.join(place, name), b"")
+    io.write_bytes(io.join(inside(place), name), b"")
     assert refusal(place) == f"'{place}': '{name}' is not listed in the manifest."
 
 
@@ -591,7 +608,130 @@ def test_a_reader_gives_up_on_a_model_that_never_rests(
     assert "was replaced by somebody again and again" in refusal(path)
 
 
-def test_a_reader_follows_a_remote_model_that_is_replaced_while_it_copies(
+# --- versions on a remote storage ---------------------------------------------------------------
+
+
+def versions_at(place: str) -> list[str]:
+    return sorted({name.split("/")[1] for name in io.list_files(place) if "versions/" in name})
+
+
+def test_a_remote_model_is_a_version_behind_a_pointer(remote: str) -> None:
+    write_model_directory(remote, model(1))
+    (version,) = versions_at(remote)
+    assert io.read_json(f"{remote}/current.json") == {
+        "format_version": 1,
+        "version": version,
+        "previous": None,
+    }
+    manifest = io.read_bytes(f"{remote}/versions/{version}/manifest.json")
+    assert version.endswith(hashlib.sha256(manifest).hexdigest()[:12])
+    # A version can be named itself, and stays what it is.
+    assert number_of(f"{remote}/versions/{version}") == 1
+    write_model_directory(remote, model(2))
+    assert number_of(f"{remote}/versions/{version}") == 1
+
+
+def test_the_previous_version_is_kept_and_older_ones_are_removed(remote: str) -> None:
+    seen = []
+    for number in range(4):
+        write_model_directory(remote, model(number))
+        seen.append(io.read_json(f"{remote}/current.json")["version"])
+    assert sorted(seen[-2:]) == versions_at(remote)
+    assert number_of(remote) == 3
+
+
+def test_a_model_that_was_copied_there_by_another_tool_is_read_and_replaced(
+    remote: str, path: Path, object_store: ObjectStore
+) -> None:
+    io.upload_directory(path, remote)
+    assert number_of(remote) == 7
+    write_model_directory(remote, model(8))
+    assert number_of(remote) == 8
+    assert {name.split("/")[0] for name in io.list_files(remote)} == {"current.json", "versions"}
+
+
+def test_a_remote_model_that_was_copied_to_this_machine_is_read(
+    remote: str, tmp_path: Path
+) -> None:
+    write_model_directory(remote, model(1))
+    write_model_directory(remote, model(2))
+    io.download_directory(remote, tmp_path / "here")
+    assert number_of(tmp_path / "here") == 2
+    io.write_bytes(str(tmp_path / "here/current.json"), b"{}")
+    assert "does not name a version" in refusal(tmp_path / "here")
+
+
+@pytest.mark.parametrize("killed_at", ["weights.safetensors", "manifest.json", "current.json"])
+@pytest.mark.parametrize("before", ["versioned", "plain"])
+def test_a_writer_that_dies_leaves_the_old_model_in_its_place(
+    remote: str, path: Path, killed_at: str, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if before == "plain":
+        io.upload_directory(path, remote)
+    else:
+        write_model_directory(remote, model(7))
+    copy, write_json = io.copy, io.write_json
+
+    def dies(target: str) -> None:
+        if target.startswith(remote) and target.endswith(killed_at):
+            raise KeyboardInterrupt
+
+    def copying(source: str, target: str, *options: Any) -> None:
+        dies(target)
+        copy(source, target, *options)
+
+    def writing(target: str, *arguments: Any) -> None:
+        dies(target)
+        write_json(target, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "copy", copying)
+        patch.setattr(io, "write_json", writing)
+        with pytest.raises(KeyboardInterrupt):
+            write_model_directory(remote, model(8))
+    assert number_of(remote) == 7
+    write_model_directory(remote, model(9))
+    assert number_of(remote) == 9
+
+
+def test_what_a_dead_writer_has_left_goes_when_it_is_an_hour_old(
+    remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model_directory(remote, model(1))
+    left = "versions/20200101T000000Z-0123456789ab/config.json"
+    io.write_bytes(f"{remote}/{left}", b"{}")
+    write_model_directory(remote, model(2))
+    assert left in io.list_files(remote), "it may be somebody's who is still writing"
+    times = io.modification_times
+
+    def later(place: str, *options: Any) -> dict[str, float]:
+        return {name: at - 3700 * (name == left) for name, at in times(place, *options).items()}
+
+    monkeypatch.setattr(io, "modification_times", later)
+    write_model_directory(remote, model(3))
+    assert left not in io.list_files(remote)
+    assert number_of(remote) == 3
+
+
+def test_a_writer_whose_files_were_removed_does_not_publish_them(
+    remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model_directory(remote, model(7))
+    copy = io.copy
+
+    def robbed(source: str, target: str, *options: Any) -> None:
+        copy(source, target, *options)
+        if target.endswith("weights.safetensors") and target.startswith(remote):
+            io.remove_tree(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "copy", robbed)
+        with pytest.raises(ArtifactError, match="was removed while the others were written"):
+            write_model_directory(remote, model(8))
+    assert number_of(remote) == 7
+
+
+def test_a_reader_follows_a_remote_model_that_is_replaced_twice_while_it_copies(
     remote: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_model_directory(remote, model(7))
@@ -599,35 +739,88 @@ def test_a_reader_follows_a_remote_model_that_is_replaced_while_it_copies(
     rivals = iter([8])
 
     def interrupted(source: Any, target: Path, *arguments: Any) -> None:
-        if target.name.startswith("weights") and (number := next(rivals, None)):
+        copy_file(source, target, *arguments)
+        for number in rivals:
             write_model_directory(remote, model(number))
-            with io.open_binary(io.join(remote, target.name)) as source:
-                copy_file(source, target, *arguments)
-        else:
-            copy_file(source, target, *arguments)
+            write_model_directory(remote, model(number + 1))
 
     monkeypatch.setattr(artifacts, "_copy_file", interrupted)
-    assert number_of(remote) == 8
-
-
-def test_a_remote_model_is_never_readable_while_it_is_half_written(
-    remote: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_model_directory(remote, model(7))
-    copy = io.copy
-
-    def fail(source: str, target: str, *arguments: Any) -> None:
-        if target.endswith("manifest.json"):
-            raise ConnectionError("the network is gone")
-        copy(source, target, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(io, "copy", fail)
-        with pytest.raises(ConnectionError):
-            write_model_directory(remote, model(8))
-    assert "no manifest.json" in refusal(remote)
-    write_model_directory(remote, model(9))
     assert number_of(remote) == 9
+
+
+def test_a_killed_writer_always_leaves_a_whole_remote_model(remote: str) -> None:
+    write_model_directory(remote, model(7))
+    chance = random.Random(0)
+    seen = []
+    for turn in range(3):
+        command = [sys.executable, "-c", WRITER, remote, str(1000 * turn + 1000)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda turn=turn: number_of(remote) >= 1000 * turn + 1000)  # type: ignore[misc]
+            time.sleep(chance.uniform(0.005, 0.2))
+        finally:
+            process.kill()
+            process.wait()
+        seen.append(number_of(remote))
+    assert seen == sorted(seen)
+
+
+def test_two_writers_and_a_reader_of_a_remote_model_never_see_a_mixture(remote: str) -> None:
+    write_model_directory(remote, model(7))
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, remote, str(start)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for start in (1_000_000, 2_000_000)
+    ]
+    try:
+        seen: set[int] = set()
+        wait_until(lambda: seen.add(number_of(remote)) or len(seen) > 8)  # type: ignore[func-returns-value]
+        running = [process.poll() is None for process in writers]
+    finally:
+        for process in writers:
+            process.kill()
+        errors = [process.communicate()[1] for process in writers]
+    assert running == [True, True], errors
+    assert {number // 1_000_000 for number in seen} >= {1, 2}, "one of them never got through"
+    assert number_of(remote) >= 1_000_000
+
+
+def test_a_changed_model_is_noticed_by_one_small_object(
+    remote: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (str(path), remote):
+        write_model_directory(place, model(1))
+        before = artifacts.stamp(place)
+        assert before is not None
+        assert artifacts.stamp(place) == before
+        write_model_directory(place, model(2))
+        assert artifacts.stamp(place) != before
+    io.upload_directory(path, f"{remote}-plain")
+    assert artifacts.stamp(f"{remote}-plain") == (path / "manifest.json").read_bytes()
+    assert artifacts.stamp(f"{remote}-nowhere") is None
+    monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert artifacts.stamp(remote) is None
+
+
+def test_a_pointer_of_another_form_is_refused_and_can_be_replaced(remote: str) -> None:
+    write_model_directory(remote, model(1))
+    for content in (b"{", b"[]", b'{"format_version": 1, "version": "../../x", "previous": null}'):
+        io.write_bytes(f"{remote}/current.json", content)
+        assert "current.json'" in refusal(remote)
+    write_model_directory(remote, model(2))
+    assert number_of(remote) == 2
+
+
+def test_no_model_is_computed_for_a_bucket_that_is_not_there(
+    object_store: ObjectStore, remote: str
+) -> None:
+    with pytest.raises(FileNotFoundError, match="No bucket 'no-such-bucket'"):
+        check_target("s3://no-such-bucket/models/x")
+    check_target(remote)
+    assert io.exists(remote) is False
 
 
 # --- config.json --------------------------------------------------------------------------------
@@ -1058,7 +1251,8 @@ def test_a_target_below_a_file_is_told_beforehand(tmp_path: Path) -> None:
 
 def contents(place: str) -> dict[str, bytes]:
     """Read the files of a directory, local or remote."""
-    return {name: io.read_bytes(io.join(place, name)) for name in io.list_files(place)}
+    files = inside(place)
+    return {name: io.read_bytes(io.join(files, name)) for name in io.list_files(files)}
 
 
 @pytest.mark.parametrize("way", ["local to local", "local to remote", "remote to local"])

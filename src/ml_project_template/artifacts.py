@@ -1,9 +1,10 @@
 """The model directory: what is in it, how it is written whole, and how it is read only if whole.
 
 ``manifest.json`` is written last and lists every other file with its size and SHA-256. A local
-directory is made beside its place and put there in one step, so that a reader finds the old model
-or the new one at any moment, also when the writer is killed. A reader copies what the manifest
-lists, checks it while copying, and parses nothing before: no pickle, no import path, no surprise.
+directory is made beside its place and put there in one step; on a remote storage it is a version
+behind a pointer, see `utils.versions`. So a reader finds the old model or the new one at any
+moment, also when the writer is killed. A reader copies what the manifest lists, checks it while
+copying, and parses nothing before: no pickle, no import path, no surprise.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from ml_project_template.errors import ArtifactError, DataError
-from ml_project_template.utils import io
+from ml_project_template.utils import io, versions
 from ml_project_template.utils.directories import (
     replacing_directory,
     restore_directory,
@@ -62,6 +63,7 @@ __all__ = [
     "read_config",
     "save_estimator",
     "save_tensors",
+    "stamp",
     "write_config",
     "write_model_directory",
 ]
@@ -121,9 +123,7 @@ def write_model_directory(
 ) -> str:
     """Write a model directory, whole or not at all.
 
-    Locally, a model that was there before stays readable until the new one takes its place in one
-    step. On a remote storage the manifest is removed first and written last: a reader in between
-    finds no model, never a mixture.
+    A model that was there before stays readable until the new one takes its place in one step.
 
     Args:
         path: Where the directory shall be, a local path or a URL; parents are made.
@@ -136,6 +136,7 @@ def write_model_directory(
     Raises:
         ArtifactError: If something is at the path that is no model of ours, or `write` left
             something that a model directory can't hold.
+        OSError: If a remote storage can't be reached or refuses.
     """
     shown = os.fspath(path)
     if io.is_remote(shown):
@@ -154,9 +155,11 @@ def check_target(path: str, *, storage_options: Mapping[str, Any] | None = None)
 
     Raises:
         ArtifactError: Something is there that is no model, or the place can't be written to.
+        OSError: A remote storage can't be reached or refuses.
     """
     if io.is_remote(path):
         _check_remote(path, storage_options)
+        io.check_writable(io.join(path, versions.POINTER), storage_options)
         return
     place = io.local_path(path).absolute()
     _check_local(place, path)
@@ -184,6 +187,7 @@ def open_model_directory(
     Raises:
         ArtifactError: If there is no model directory, or anything of it is missing, added, changed,
             too large or no plain file.
+        OSError: If a remote storage can't be reached or refuses.
     """
     shown = os.fspath(path)
     with tempfile.TemporaryDirectory(prefix=_SNAPSHOT_PREFIX) as directory:
@@ -193,7 +197,7 @@ def open_model_directory(
                 if io.is_remote(shown):
                     _copy_remote(shown, snapshot, storage_options)
                 else:
-                    _copy_local(io.local_path(shown), snapshot, shown)
+                    _copy_local(_local_version(io.local_path(shown)), snapshot, shown)
                 break
             except _ChangedError:
                 for file in snapshot.iterdir():
@@ -243,6 +247,31 @@ def digest(directory: Path) -> str:
         The SHA-256 of its manifest, and so of all its files, in hexadecimal digits.
     """
     return hashlib.sha256((directory / MANIFEST).read_bytes()).hexdigest()
+
+
+def stamp(path: str, *, storage_options: Mapping[str, Any] | None = None) -> object:
+    """Tell a model directory that was replaced from one that was not, without reading the model.
+
+    Args:
+        path: The directory, local or remote.
+        storage_options: Options of S3.
+
+    Returns:
+        Something that differs after a change; None where only reading the model can tell.
+    """
+    try:
+        if not io.is_remote(path):
+            found = (_local_version(io.local_path(path)) / MANIFEST).stat()
+            return found.st_ino, found.st_mtime_ns, found.st_size
+        for name in (versions.POINTER, MANIFEST):
+            with contextlib.suppress(FileNotFoundError):
+                return io.read_bytes(
+                    io.join(path, name), max_bytes=_MAX_MANIFEST, storage_options=storage_options
+                )
+    except (OSError, DataError):
+        # Whatever is wrong is told by who reads it.
+        pass
+    return None
 
 
 def write_config(
@@ -469,30 +498,44 @@ def _check_local(there: Path, shown: str) -> None:
 
 
 def _check_remote(path: str, storage_options: Mapping[str, Any] | None) -> set[str]:
-    """Check what a new model is about to replace, and name the files that are there."""
+    """Check what a new model is about to replace.
+
+    Returns:
+        The names of a model that lies at the path itself, not in a version below it.
+    """
     shown = public_url(path)
-    before: set[str] = set()
     if io.is_file(path, storage_options):
         raise ArtifactError(f"'{shown}' is a file: a model is written as a directory.")
-    if io.is_dir(path, storage_options):
-        before = set(io.list_files(path, storage_options))
+    try:
+        present = set(io.list_files(path, storage_options))
+    except FileNotFoundError:
+        return set()
+    rest = present - versions.own_names(present)
+    versioned = rest != present
+    with contextlib.suppress(DataError):
+        versioned = versions.read_pointer(path, storage_options) is not None or versioned
+    if versioned:
+        rest.discard(versions.POINTER)
     known: dict[str, bytes] = {}
-    for name in before & {MANIFEST, CONFIG}:
-        with contextlib.suppress(DataError):
+    for name in rest & {MANIFEST, CONFIG}:
+        with contextlib.suppress(DataError, FileNotFoundError):
             known[name] = io.read_bytes(
                 io.join(path, name), max_bytes=_MAX_JSON, storage_options=storage_options
             )
-    _check_replaceable(before, known, shown)
-    return before
+    _check_replaceable(rest, known, shown, versioned=versioned)
+    return rest - _LITTER
 
 
-def _check_replaceable(present: set[str], known: Mapping[str, bytes], shown: str) -> None:
+def _check_replaceable(
+    present: set[str], known: Mapping[str, bytes], shown: str, *, versioned: bool = False
+) -> None:
     """Refuse to replace anything but a model of ours or an empty directory.
 
     Args:
         present: The names in the directory.
         known: The content of its manifest and its config, where it has them.
         shown: What an error calls it.
+        versioned: Whether there are versions of a model below it.
 
     Raises:
         ArtifactError: If the directory holds anything that is not the model's.
@@ -500,6 +543,8 @@ def _check_replaceable(present: set[str], known: Mapping[str, bytes], shown: str
     if not present - _LITTER:
         return
     own = _own_names(known)
+    if own is None and versioned:
+        own = frozenset()
     if own is None:
         raise ArtifactError(
             f"'{shown}' is not empty and no model of ours: it is not replaced. Choose another path."
@@ -527,22 +572,36 @@ def _own_names(known: Mapping[str, bytes]) -> frozenset[str] | None:
 def _write_remote(
     path: str, write: Callable[[Path], None], storage_options: Mapping[str, Any] | None
 ) -> None:
-    before = _check_remote(path, storage_options)
+    replaced = _check_remote(path, storage_options)
     with tempfile.TemporaryDirectory(prefix=_SNAPSHOT_PREFIX) as directory:
         new = Path(directory)
         write(new)
         _seal(new)
-        names = {file.name for file in new.iterdir()}
-        # Without its manifest a directory is no model: from here on nobody reads a mixture.
-        io.remove_tree(io.join(path, MANIFEST), storage_options)
-        for name in sorted(names - {MANIFEST}):
-            io.copy(str(new / name), io.join(path, name), storage_options)
-        for name in sorted(before - names):
-            io.remove_tree(io.join(path, name), storage_options)
-        io.copy(str(new / MANIFEST), io.join(path, MANIFEST), storage_options)
+        try:
+            versions.publish(
+                path,
+                new,
+                digest=digest(new),
+                last=MANIFEST,
+                replaced=replaced,
+                storage_options=storage_options,
+            )
+        except DataError as error:
+            raise ArtifactError(str(error)) from error
 
 
 # --- reading ------------------------------------------------------------------------------------
+
+
+def _local_version(place: Path) -> Path:
+    """Follow the pointer in a local copy of a remote directory."""
+    if (place / MANIFEST).exists():
+        return place
+    try:
+        pointer = versions.read_pointer(str(place))
+    except (DataError, OSError) as error:
+        raise ArtifactError(f"'{place}' can't be read: {_line(error)}.") from error
+    return place if pointer is None else Path(pointer.place(str(place)))
 
 
 def _copy_local(place: Path, snapshot: Path, shown: str) -> None:
@@ -582,14 +641,23 @@ def _replaced(target: Path, descriptor: int) -> bool:
 
 def _copy_remote(path: str, snapshot: Path, storage_options: Mapping[str, Any] | None) -> None:
     shown = public_url(path)
-    files = _RemoteFiles(path, storage_options)
+    try:
+        pointer = versions.read_pointer(path, storage_options)
+    except DataError as error:
+        raise ArtifactError(str(error)) from error
+    place = path if pointer is None else pointer.place(path)
+    files = _RemoteFiles(place, storage_options)
     try:
         _copy_checked(files, snapshot, shown)
     except (ArtifactError, FileNotFoundError) as error:
+        # The version may have been replaced, twice even, since its name was read.
+        with contextlib.suppress(DataError):
+            if pointer != versions.read_pointer(path, storage_options):
+                raise _ChangedError from error
         if files.manifest is not None and files.manifest != files.read_manifest():
             raise _ChangedError from error
         if isinstance(error, FileNotFoundError):
-            raise ArtifactError(f"'{shown}' can't be read: {_line(error)}") from error
+            raise ArtifactError(f"'{shown}' can't be read: {_line(error)}.") from error
         raise
 
 
@@ -629,7 +697,9 @@ class _RemoteFiles:
         self.manifest: bytes | None = None
 
     def names(self) -> list[str]:
-        return list(io.list_files(self._path, self._options))
+        names = set(io.list_files(self._path, self._options))
+        # A model may lie where a writer of versions has died.
+        return list(names - versions.own_names(names))
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:

@@ -5,29 +5,47 @@ import http.server
 import json
 import math
 import os
+import posixpath
+import re
 import threading
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ml_project_template.errors import DataError
+from ml_project_template.errors import ConfigError, DataError
 from ml_project_template.utils import io
+from ml_project_template.utils._s3 import BoundedS3FileSystem
+from tests.object_store import ObjectStore, start_object_store
+
+
+@pytest.fixture(scope="module")
+def bucket(object_store: ObjectStore) -> str:
+    return object_store.new_bucket()
+
+
+def use(store: ObjectStore, monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+    for name, value in {**store.environment, **changes}.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
-def memory() -> Iterator[str]:
-    """A remote storage of the test's own."""
-    root = f"memory://{uuid.uuid4().hex}"
-    yield root
-    io.remove_tree(root)
+def remote(object_store: ObjectStore, bucket: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A place in a real store, empty, of the test's own."""
+    use(object_store, monkeypatch)
+    return f"s3://{bucket}/{uuid.uuid4().hex}"
 
 
-@pytest.fixture(params=["local", "remote"])
-def root(request: pytest.FixtureRequest, tmp_path: Path, memory: str) -> str:
-    return str(tmp_path / "root") if request.param == "local" else memory
+@pytest.fixture(params=["local", "s3", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "s3":
+        place: str = request.getfixturevalue("remote")
+        return place
+    # Any file system of fsspec will do, where it needs no more than a URL.
+    return str(tmp_path / "root") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -250,32 +268,32 @@ def test_a_whole_storage_is_never_removed(path: str) -> None:
         io.remove_tree(path)
 
 
-def test_directories_go_up_and_down_whole(tmp_path: Path, memory: str) -> None:
+def test_directories_go_up_and_down_whole(tmp_path: Path, remote: str) -> None:
     (tmp_path / "up/deep").mkdir(parents=True)
     (tmp_path / "up/a").write_bytes(b"1")
     (tmp_path / "up/deep/b").write_bytes(b"2")
-    io.upload_directory(tmp_path / "up", memory)
-    assert io.list_files(memory) == {"a": 1, "deep/b": 1}
-    io.download_directory(memory, tmp_path / "down")
+    io.upload_directory(tmp_path / "up", remote)
+    assert io.list_files(remote) == {"a": 1, "deep/b": 1}
+    io.download_directory(remote, tmp_path / "down")
     assert (tmp_path / "down/deep/b").read_bytes() == b"2"
 
 
-def test_a_remote_name_can_not_leave_the_local_directory(tmp_path: Path, memory: str) -> None:
-    filesystem, inside = io.get_filesystem(memory)
-    filesystem.store[f"{inside}/../../escaped"] = filesystem.open(f"{inside}/a", "wb")
-    filesystem.store[f"{inside}/../../escaped"].close()
+def test_a_remote_name_can_not_leave_the_local_directory(
+    tmp_path: Path, remote: str, bucket: str, object_store: ObjectStore
+) -> None:
+    prefix = remote.removeprefix(f"s3://{bucket}/")
+    object_store.client().put_object(Bucket=bucket, Key=f"{prefix}/a/../../../escaped", Body=b"")
     before = sorted(tmp_path.parent.iterdir())
     with pytest.raises(DataError, match="a name that leaves it"):
-        io.download_directory(memory, tmp_path / "down")
+        io.download_directory(remote, tmp_path / "down")
     assert sorted(tmp_path.parent.iterdir()) == before
-    del filesystem.store[f"{inside}/../../escaped"]
 
 
-def test_copies_cross_between_storages(tmp_path: Path, memory: str) -> None:
+def test_copies_cross_between_storages(tmp_path: Path, remote: str) -> None:
     content = os.urandom(3 * 1024 * 1024 + 1)
     (tmp_path / "a").write_bytes(content)
-    io.copy(str(tmp_path / "a"), io.join(memory, "b"))
-    io.copy(io.join(memory, "b"), str(tmp_path / "deep/c"))
+    io.copy(str(tmp_path / "a"), io.join(remote, "b"))
+    io.copy(io.join(remote, "b"), str(tmp_path / "deep/c"))
     assert (tmp_path / "deep/c").read_bytes() == content
 
 
@@ -317,16 +335,244 @@ def test_a_refusal_does_not_repeat_the_secrets_of_a_url(tmp_path: Path, server: 
     assert str(caught.value) == f"Can't reach '{server}/broken?token=***': 500 out of order."
 
 
-def test_an_unreachable_s3_is_one_line_and_no_absence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    options = io.get_storage_options(
-        endpoint_url="http://127.0.0.1:1", config_kwargs={"retries": {"max_attempts": 0}}
+# --- S3 that refuses, stalls or is away ---------------------------------------------------------
+
+ASKING: dict[str, Callable[[str], object]] = {
+    "exists": io.exists,
+    "list": io.list_files,
+    "read": io.read_bytes,
+    "hash": io.sha256,
+    "write": lambda path: io.write_bytes(path, b"x"),
+    "remove": io.remove_tree,
+    "check_writable": io.check_writable,
+}
+
+
+def refused(path: str, kind: type[OSError], ways: Iterable[str] = ASKING) -> str:
+    """Ask for a path in several ways, each of which must be refused in the same one line."""
+    messages = set()
+    for way in ways:
+        with pytest.raises(kind) as caught:
+            ASKING[way](path)
+        messages.add(str(caught.value))
+    (message,) = messages
+    assert "\n" not in message
+    assert "hidden-word" not in message
+    return message
+
+
+def test_a_wrong_secret_is_told_in_every_way_of_asking(
+    object_store: ObjectStore, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(object_store, monkeypatch, AWS_SECRET_ACCESS_KEY="hidden-word")
+    path = f"s3://{bucket}/x"
+    assert refused(path, PermissionError) == (
+        f"The store at '{object_store.endpoint_url}' refuses the key: AWS_ACCESS_KEY_ID and "
+        f"AWS_SECRET_ACCESS_KEY do not belong together (SignatureDoesNotMatch, asked for '{path}')."
     )
-    with pytest.raises(ConnectionError) as caught:
-        io.exists("s3://bucket/key", options)
-    assert str(caught.value).startswith("Can't reach 's3://bucket/key': ")
-    assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_nobody_knows_is_told(
+    moto_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"s3://{moto_store.new_bucket()}/x"
+    use(moto_store, monkeypatch, AWS_ACCESS_KEY_ID="somebody")
+    message = refused(path, PermissionError, ASKING.keys() - {"write", "check_writable", "remove"})
+    assert "does not know the key AWS_ACCESS_KEY_ID (InvalidAccessKeyId" in message
+
+
+def test_a_user_without_rights_is_told_what_is_denied(
+    moto_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = f"s3://{moto_store.new_bucket()}/x"
+    reading = moto_store.with_user(["s3:ListBucket", "s3:GetObject"])
+    use(reading, monkeypatch)
+    assert io.exists(path) is False
+    with pytest.raises(PermissionError) as caught:
+        io.write_bytes(path, b"x")
+    assert "denies this to the user of AWS_ACCESS_KEY_ID (AccessDenied)" in str(caught.value)
+    with pytest.raises(PermissionError, match="denies this"):
+        io.check_writable(path)
+
+
+@pytest.mark.parametrize("given", [(), ("AWS_ACCESS_KEY_ID",), ("AWS_SECRET_ACCESS_KEY",)])
+def test_a_missing_key_is_told(
+    object_store: ObjectStore,
+    bucket: str,
+    given: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    use(object_store, monkeypatch, AWS_EC2_METADATA_DISABLED="true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    for name in {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} - set(given):
+        monkeypatch.delenv(name)
+    assert refused(f"s3://{bucket}/x", PermissionError).endswith(
+        f"the store at '{object_store.endpoint_url}' asks for a key: set AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY in the environment or in .env."
+    )
+
+
+def test_a_missing_bucket_is_told_in_every_way_of_asking(
+    object_store: ObjectStore, remote: str
+) -> None:
+    assert refused("s3://no-such-bucket/x", FileNotFoundError) == (
+        f"No bucket 'no-such-bucket' at the store at '{object_store.endpoint_url}': make it, or "
+        "name another one by S3_DATA_BUCKET or S3_MODEL_BUCKET."
+    )
+
+
+def test_a_bucket_that_could_not_be_is_told(remote: str) -> None:
+    with pytest.raises(FileNotFoundError, match="'s3://A_b/x' has no valid name of a bucket"):
+        io.write_bytes("s3://A_b/x", b"")
+
+
+@pytest.mark.parametrize("region", [None, "eu-west-1"])
+def test_the_region_of_a_store_need_not_be_known(
+    remote: str, region: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    if region is not None:
+        monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+    BoundedS3FileSystem.clear_instance_cache()
+    try:
+        io.write_bytes(remote, b"x")
+        assert io.exists(remote)
+        assert io.read_bytes(remote) == b"x"
+        assert io.list_files(posixpath.dirname(remote))
+    finally:
+        BoundedS3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "reason"),
+    [
+        ("http://127.0.0.1:1", "connection refused"),
+        ("http://no-such-host.invalid:7000", ""),
+    ],
+)
+def test_a_store_that_is_not_there_is_told(
+    object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch, endpoint: str, reason: str
+) -> None:
+    use(object_store, monkeypatch, S3_ENDPOINT_URL=endpoint)
+    message = refused("s3://bucket/key", ConnectionError, ["exists", "write"])
+    assert message.startswith(
+        f"Can't reach the store at '{endpoint}' for 's3://bucket/key': {reason}"
+    )
+    assert message.endswith("Is S3_ENDPOINT_URL right, and does it run?")
+
+
+def test_an_endpoint_that_is_no_address_is_told(
+    object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(object_store, monkeypatch, S3_ENDPOINT_URL="minio:9000")
+    with pytest.raises(ConfigError, match="S3_ENDPOINT_URL: 'minio:9000' is no address"):
+        io.exists("s3://bucket/key")
+
+
+def test_a_store_that_stalls_is_given_up_and_waited_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large"
+    # In one request, of which a store that stalls takes the beginning.
+    large.write_bytes(bytes(20 * 1024**2))
+    with start_object_store(tmp_path / "store") as store:
+        use(store, monkeypatch)
+        path = f"s3://{store.new_bucket()}/x"
+        io.write_bytes(path, b"x")
+        store.pause()
+        # All at once: each of them waits for its own.
+        ways: dict[str, Callable[[str], object]] = {
+            **ASKING,
+            "large": lambda path: io.copy(str(large), path),
+        }
+        messages: dict[str, str] = {}
+
+        def ask(way: str) -> None:
+            with pytest.raises(ConnectionError) as caught:
+                ways[way](path)
+            messages[way] = str(caught.value)
+
+        started = time.monotonic()
+        threads = [threading.Thread(target=ask, args=(way,)) for way in ways]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert time.monotonic() - started < 30
+        assert messages.keys() == ways.keys()
+        reason = re.compile("no answer in 2|imed out")
+        assert all(reason.search(message) for message in messages.values()), messages["large"]
+        store.resume()
+        assert io.read_bytes(path) == b"x"
+
+
+def test_a_large_file_goes_up_in_parts_and_an_upload_that_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(70 * 1024**2))
+    with start_object_store(tmp_path / "store") as store:
+        use(store, monkeypatch)
+        bucket = store.new_bucket()
+        io.copy(str(large), f"s3://{bucket}/large")
+        assert store.client().head_object(Bucket=bucket, Key="large")["ETag"].endswith('-5"')
+        assert io.sha256(f"s3://{bucket}/large") == io.sha256(str(large))
+
+        call = BoundedS3FileSystem._call_s3
+
+        async def fail(self: Any, method: str, *args: Any, **kwargs: Any) -> Any:
+            if method == "upload_part" and kwargs["PartNumber"] == 3:
+                raise ConnectionError("the network is gone")
+            return await call(self, method, *args, **kwargs)
+
+        monkeypatch.setattr(BoundedS3FileSystem, "_call_s3", fail)
+        with pytest.raises(ConnectionError, match="the network is gone"):
+            io.copy(str(large), f"s3://{bucket}/other")
+        assert store.keys(bucket) == ["large"]
+        assert "Uploads" not in store.client().list_multipart_uploads(Bucket=bucket)
+
+
+def test_a_small_object_is_read_as_it_was_at_one_moment(
+    object_store: ObjectStore, bucket: str, remote: str
+) -> None:
+    client, key = object_store.client(), remote.removeprefix(f"s3://{bucket}/")
+    client.put_object(Bucket=bucket, Key=key, Body=b"0")
+    done = threading.Event()
+
+    def replace() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            client.put_object(Bucket=bucket, Key=key, Body=b"1" * (number % 100 + 1))
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        seen = {io.read_bytes(remote, max_bytes=200) for _ in range(100)}
+    finally:
+        done.set()
+        thread.join()
+    assert len(seen) > 1
+
+
+@pytest.mark.parametrize("where", ["s3", "memory"])
+def test_files_are_dated_by_the_clock_of_their_storage(where: str, remote: str) -> None:
+    root = remote if where == "s3" else f"memory://{uuid.uuid4().hex}"
+    io.write_bytes(io.join(root, "a"), b"")
+    (written,) = io.modification_times(root).values()
+    assert abs(written - time.time()) < 600
+    assert io.modification_times(io.join(root, "nothing")) == {}
+
+
+def test_more_objects_than_fit_into_one_request_are_removed(
+    object_store: ObjectStore, remote: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ml_project_template.utils._s3._KEYS_IN_ONE_CALL", 2)
+    for name in "abcde":
+        io.write_bytes(io.join(remote, name), b"")
+    io.remove_tree(remote)
+    assert not io.exists(remote)
 
 
 def test_an_unknown_protocol_is_named() -> None:
@@ -344,7 +590,7 @@ def test_storage_options_bound_the_waits_and_hold_no_keys(monkeypatch: pytest.Mo
         "config_kwargs": {
             "connect_timeout": 2,
             "read_timeout": 60,
-            "retries": {"max_attempts": 3},
+            "retries": {"total_max_attempts": 3},
         },
         "anon": False,
     }

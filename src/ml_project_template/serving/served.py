@@ -20,7 +20,6 @@ from ml_project_template.serving.batching import Batcher
 from ml_project_template.serving.contract import Contract
 from ml_project_template.serving.http import RefusalError
 from ml_project_template.serving.metrics import ModelMetrics, ServerMetrics
-from ml_project_template.utils import io
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,14 +62,9 @@ class ModelSource:
         Returns:
             Something that differs after a change; None where only reading it can tell.
         """
-        if io.is_remote(self.path) or self.path.startswith(("runs:/", "models:/")):
+        if self.path.startswith(("runs:/", "models:/")):
             return None
-        try:
-            found = (io.local_path(self.path) / artifacts.MANIFEST).stat()
-        except OSError:
-            # Whatever is wrong is told by who reads it.
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
+        return artifacts.stamp(self.path, storage_options=self.storage_options)
 
 
 def load_model(

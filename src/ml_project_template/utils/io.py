@@ -1,4 +1,4 @@
-"""Files, local and remote, behind the same few functions; the only place that touches S3.
+"""Files, local and remote, behind the same few functions; the only way to S3.
 
 A path is text: a local path, or a URL that fsspec knows, such as ``s3://bucket/key``. Everything
 that writes is atomic: a reader sees the old content or the new one, never a part.
@@ -12,6 +12,7 @@ import json
 import math
 import os
 import posixpath
+import re
 import secrets
 import shutil
 import tempfile
@@ -19,11 +20,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
-from ml_project_template.errors import DataError
+from ml_project_template.errors import ConfigError, DataError
 from ml_project_template.utils.directories import sync
 from ml_project_template.utils.secrets import public_url
 
 __all__ = [
+    "check_writable",
     "copy",
     "download_directory",
     "exists",
@@ -36,6 +38,7 @@ __all__ = [
     "join",
     "list_files",
     "local_path",
+    "modification_times",
     "open_atomic",
     "open_binary",
     "parse_json",
@@ -57,7 +60,7 @@ _READ_TIMEOUT = 10  # seconds without a byte
 _ATTEMPTS = 3
 _DOWNLOAD_TIMEOUT = 3600  # seconds for one file over HTTP
 # Where the errors of a network come from; named, not imported: most commands need none of these.
-_NETWORK_MODULES = ("aiohttp", "aiobotocore", "botocore", "fsspec", "urllib3")
+_NETWORK_MODULES = ("aiohttp", "fsspec")
 
 
 def is_remote(path: str) -> bool:
@@ -112,13 +115,22 @@ def get_storage_options(*, endpoint_url: str | None = None, **options: Any) -> d
         options: More options of ``s3fs.S3FileSystem``.
 
     Returns:
-        Options with bounded waits: 2 s to connect, 10 s without a byte, 3 attempts.
+        Options with bounded waits: 2 s to connect, 10 s without a byte, 3 attempts as long as they
+        fail within 15 s.
+
+    Raises:
+        ConfigError: The address is none.
     """
     endpoint = endpoint_url or os.environ.get("S3_ENDPOINT_URL") or None
+    if endpoint is not None and not re.match(r"https?://[^/\s]", endpoint):
+        raise ConfigError(
+            f"S3_ENDPOINT_URL: '{public_url(endpoint)}' is no address: http://host:port or "
+            "https://host."
+        )
     config = {
         "connect_timeout": _CONNECT_TIMEOUT,
         "read_timeout": _READ_TIMEOUT,
-        "retries": {"max_attempts": _ATTEMPTS},
+        "retries": {"total_max_attempts": _ATTEMPTS},
         **(options.pop("config_kwargs", None) or {}),
     }
     return {
@@ -137,14 +149,16 @@ def get_s3_filesystem(storage_options: Options = None) -> Any:
     Returns:
         An ``s3fs.S3FileSystem``.
     """
-    import s3fs
+    from ml_project_template.utils._s3 import BoundedS3FileSystem
 
     options = get_storage_options(**(storage_options or {}))
+    # Named, so that a process that changes its key is not given the connection of the old one.
+    key, secret = (os.environ.get(name) for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"))
+    if key and secret and not {"anon", "key", "profile"} & options.keys():
+        token = os.environ.get("AWS_SESSION_TOKEN")
+        options = {"key": key, "secret": secret, "token": token or None, **options}
     # A cached listing would hide what another process wrote in the meantime.
-    filesystem = s3fs.S3FileSystem(**{"use_listings_cache": False, **options})
-    # s3fs repeats what botocore repeated already: 5 times 3 attempts is a minute on a dead server.
-    filesystem.retries = 2
-    return filesystem
+    return BoundedS3FileSystem(**{"use_listings_cache": False, **options})
 
 
 def get_filesystem(path: str, storage_options: Options = None) -> tuple[Any, str]:
@@ -194,7 +208,12 @@ def exists(path: str, storage_options: Options = None) -> bool:
         storage_options: Options of S3.
 
     Returns:
-        True if it is there. A server that can't be reached raises, rather than count as absence.
+        True if it is there.
+
+    Raises:
+        FileNotFoundError: If there is no such bucket.
+        PermissionError: If the key of S3 is missing or refused.
+        ConnectionError: If the server can't be reached: that is no absence.
     """
     return _kind(path, storage_options) is not None
 
@@ -224,21 +243,23 @@ def open_binary(path: str, storage_options: Options = None) -> Iterator[IO[bytes
     Raises:
         FileNotFoundError: If it is not there.
         IsADirectoryError: If it is a directory.
-        ConnectionError: If the server can't be reached or refuses.
+        PermissionError: If it may not be read; or the key of S3 is missing or refused.
+        ConnectionError: If the server can't be reached or fails.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_network_errors(path))
-        with _missing(path):
-            if not is_remote(path):
+        if not is_remote(path):
+            with _missing(path):
                 handle: Any = stack.enter_context(local_path(path).open("rb"))
-            elif path.startswith(("http://", "https://")):
-                filesystem, inside = get_filesystem(path, storage_options)
-                handle = stack.enter_context(tempfile.TemporaryFile())
-                filesystem.get_file(inside, handle)
-                handle.seek(0)
-            else:
-                filesystem, inside = get_filesystem(path, storage_options)
-                handle = stack.enter_context(filesystem.open(inside, "rb"))
+        else:
+            filesystem, inside = get_filesystem(path, storage_options)
+            stack.enter_context(_told(path, filesystem))
+            with _missing(path):
+                if path.startswith(("http://", "https://")):
+                    handle = stack.enter_context(tempfile.TemporaryFile())
+                    filesystem.get_file(inside, handle)
+                    handle.seek(0)
+                else:
+                    handle = stack.enter_context(filesystem.open(inside, "rb"))
         yield cast("IO[bytes]", handle)
 
 
@@ -255,7 +276,9 @@ def open_atomic(path: str, storage_options: Options = None) -> Iterator[IO[bytes
 
     Raises:
         IsADirectoryError: If a directory is in the way.
-        ConnectionError: If the server can't be reached or refuses.
+        FileNotFoundError: If there is no such bucket.
+        PermissionError: If it may not be written; or the key of S3 is missing or refused.
+        ConnectionError: If the server can't be reached or fails.
     """
     if is_remote(path):
         filesystem, inside = get_filesystem(path, storage_options)
@@ -263,12 +286,11 @@ def open_atomic(path: str, storage_options: Options = None) -> Iterator[IO[bytes
             spool = Path(directory, "content")
             with spool.open("wb") as handle:
                 yield handle
-            with _network_errors(path):
-                try:
+            with _told(path, filesystem):
+                if _is_s3(path):
+                    filesystem.put_whole_file(str(spool), inside)
+                else:
                     filesystem.put_file(str(spool), inside)
-                except FileNotFoundError as error:
-                    shown = public_url(path)
-                    raise FileNotFoundError(f"'{shown}' can't be written: no bucket.") from error
         return
     # A link stays a link: what it points to is replaced.
     target = local_path(path).resolve()
@@ -305,11 +327,15 @@ def read_bytes(
         FileNotFoundError: If it is not there.
         DataError: If it is larger than `max_bytes`.
     """
-    with open_binary(path, storage_options) as handle:
-        if max_bytes is None:
-            return handle.read()
-        content = handle.read(max_bytes + 1)
-    if len(content) > max_bytes:
+    limit = None if max_bytes is None else max_bytes + 1
+    if _is_s3(path):
+        filesystem, inside = get_filesystem(path, storage_options)
+        with _told(path, filesystem), _missing(path):
+            content: bytes = filesystem.read_whole(inside, limit)
+    else:
+        with open_binary(path, storage_options) as handle:
+            content = handle.read() if limit is None else handle.read(limit)
+    if max_bytes is not None and len(content) > max_bytes:
         raise DataError(f"'{public_url(path)}' is larger than {max_bytes} bytes.")
     return content
 
@@ -419,23 +445,43 @@ def list_files(directory: str, storage_options: Options = None) -> dict[str, int
         FileNotFoundError: If the directory is not there.
         NotADirectoryError: If it is a file.
     """
-    if not is_dir(directory, storage_options):
-        if is_file(directory, storage_options):
-            raise NotADirectoryError(f"'{public_url(directory)}' is a file, not a directory.")
-        raise FileNotFoundError(f"No directory '{public_url(directory)}'.")
-    if not is_remote(directory):
-        root = local_path(directory)
-        found = {
-            p.relative_to(root).as_posix(): p.stat().st_size for p in root.rglob("*") if p.is_file()
-        }
-    else:
+    if is_remote(directory):
         filesystem, inside = get_filesystem(directory, storage_options)
-        with _network_errors(directory):
+        with _told(directory, filesystem):
             entries = filesystem.find(inside, detail=True)
         found = {posixpath.relpath(name, inside): entry["size"] for name, entry in entries.items()}
         # Some tools mark an empty directory by an object of its own name.
         found.pop(".", None)
+    else:
+        root = local_path(directory)
+        found = {
+            p.relative_to(root).as_posix(): p.stat().st_size for p in root.rglob("*") if p.is_file()
+        }
+    if not found and not is_dir(directory, storage_options):
+        if is_file(directory, storage_options):
+            raise NotADirectoryError(f"'{public_url(directory)}' is a file, not a directory.")
+        raise FileNotFoundError(f"No directory '{public_url(directory)}'.")
     return dict(sorted(found.items()))
+
+
+def modification_times(directory: str, storage_options: Options = None) -> dict[str, float]:
+    """Find out when the files of a remote directory were written, by the clock of their storage.
+
+    Args:
+        directory: A URL.
+        storage_options: Options of S3.
+
+    Returns:
+        From names, as in `list_files`, to seconds since 1970; empty if the directory is not there.
+    """
+    filesystem, inside = get_filesystem(directory, storage_options)
+    with _told(directory, filesystem):
+        entries = filesystem.find(inside, detail=True)
+    times = {}
+    for name, entry in entries.items():
+        at = entry.get("LastModified") or entry["created"]
+        times[posixpath.relpath(name, inside)] = at if isinstance(at, float) else at.timestamp()
+    return times
 
 
 def remove_tree(path: str, storage_options: Options = None) -> None:
@@ -460,11 +506,14 @@ def remove_tree(path: str, storage_options: Options = None) -> None:
             shutil.rmtree(target)
         return
     filesystem, inside = get_filesystem(path, storage_options)
-    depth = 1 if path.startswith("s3") else 0
+    depth = 1 if _is_s3(path) else 0
     if inside.strip("/").count("/") < depth or not inside.strip("/"):
         raise DataError(f"'{public_url(path)}' is a whole storage: it is not removed.")
-    if exists(path, storage_options):
-        with _network_errors(path):
+    with _told(path, filesystem):
+        if _is_s3(path):
+            # A file and what stands below its name may be there at once.
+            filesystem.remove_objects([inside, *filesystem.find(inside)])
+        elif filesystem.exists(inside):
             filesystem.rm(inside, recursive=True)
 
 
@@ -499,6 +548,24 @@ def download_directory(remote: str, local: str | Path, storage_options: Options 
         copy(join(remote, name), str(Path(local, name)), storage_options)
 
 
+def check_writable(path: str, storage_options: Options = None) -> None:
+    """See to it that a remote file could be written, without writing it.
+
+    Args:
+        path: A URL. Nothing is found out but for S3.
+        storage_options: Options of S3.
+
+    Raises:
+        FileNotFoundError: If there is no such bucket.
+        PermissionError: If it may not be written; or the key of S3 is missing or refused.
+        ConnectionError: If the server can't be reached or fails.
+    """
+    if _is_s3(path):
+        filesystem, inside = get_filesystem(path, storage_options)
+        with _told(path, filesystem):
+            filesystem.check_writable(inside)
+
+
 def copy(source: str, target: str, storage_options: Options = None) -> None:
     """Copy a file, whole or not at all, piece by piece.
 
@@ -511,6 +578,13 @@ def copy(source: str, target: str, storage_options: Options = None) -> None:
         FileNotFoundError: If the source is not there.
         ConnectionError: If a server can't be reached or refuses.
     """
+    if _is_s3(target) and not is_remote(source):
+        filesystem, inside = get_filesystem(target, storage_options)
+        with _missing(source), local_path(source).open("rb"):
+            pass
+        with _told(target, filesystem):
+            filesystem.put_whole_file(str(local_path(source)), inside)
+        return
     with (
         open_binary(source, storage_options) as reader,
         open_atomic(target, storage_options) as out,
@@ -524,11 +598,26 @@ def _kind(path: str, storage_options: Options) -> str | None:
         local = local_path(path)
         return "directory" if local.is_dir() else "file" if local.exists() else None
     filesystem, inside = get_filesystem(path, storage_options)
-    try:
-        with _network_errors(path), _missing(path):
+    with _told(path, filesystem):
+        try:
             return str(filesystem.info(inside)["type"])
-    except FileNotFoundError:
-        return None
+        except FileNotFoundError:
+            if _is_s3(path) and filesystem.refusal_of(path) is not None:
+                raise
+            return None
+
+
+def _is_s3(path: str) -> bool:
+    return path.startswith(("s3://", "s3a://"))
+
+
+def _told(path: str, filesystem: Any) -> contextlib.AbstractContextManager[None]:
+    """Say in one line what is wrong with a server, whatever its client raised."""
+    if _is_s3(path):
+        from ml_project_template.utils._s3 import told
+
+        return told(path, filesystem)
+    return _network_errors(path)
 
 
 @contextlib.contextmanager
@@ -552,9 +641,7 @@ def _network_errors(path: str) -> Iterator[None]:
         yield
     except Exception as error:
         module = type(error).__module__.partition(".")[0]
-        if not is_remote(path) or not (
-            module in _NETWORK_MODULES or isinstance(error, TimeoutError)
-        ):
+        if module not in _NETWORK_MODULES and not isinstance(error, TimeoutError):
             raise
         # The text of a refusal by HTTP repeats the URL with its secrets; its status does not.
         status = getattr(error, "status", None)
