@@ -46,10 +46,11 @@ from ml_project_template.training.metrics import (
 )
 from ml_project_template.training.progress import progress_reporter
 from ml_project_template.training.reporting import History, MultiReporter, Reporter
+from ml_project_template.unsent import keep_model
 from ml_project_template.utils.arguments import check_arguments
 from ml_project_template.utils.collecting import collecting_as_usual
 from ml_project_template.utils.git import git_state
-from ml_project_template.utils.io import read_json, write_json
+from ml_project_template.utils.io import is_remote, read_json, write_json
 from ml_project_template.utils.names import flatten
 from ml_project_template.utils.secrets import find_secrets, redact_mapping
 from ml_project_template.utils.seed import seed_everything
@@ -318,7 +319,8 @@ class BaseModel(ABC):
             ConfigError: A wrong argument; all of them are named.
             DataError: Data that the model can't learn from.
             DivergenceError: The loss is no longer a number.
-            ArtifactError: The model can't be written to ``model_path``.
+            ArtifactError: The model can't be written to ``model_path``. One that a remote storage
+                does not take at the end is kept in ``.unsent/``, from where it can be sent later.
             TrackingError: The tracker can't be reached.
         """
         started = time.perf_counter()
@@ -431,7 +433,7 @@ class BaseModel(ABC):
             # First of all: what can fail from here on is not worth the model.
             saved = None
             if model_path is not None:
-                saved = self.save(model_path, storage_options=storage_options)
+                saved = self._save_or_keep(os.fspath(model_path), storage_options)
             if run.wants_plots:
                 self._log_plots(run, splits, history)
             if run.wants_model:
@@ -444,6 +446,21 @@ class BaseModel(ABC):
             experiment_id=run.experiment_id,
             seconds=time.perf_counter() - started,
         )
+
+    def _save_or_keep(self, path: str, storage_options: Mapping[str, Any] | None) -> str:
+        """Save the model, or keep it on this machine if its storage does not take it."""
+        try:
+            return self.save(path, storage_options=storage_options)
+        except (OSError, ArtifactError) as error:
+            if not is_remote(path):
+                raise
+            with tempfile.TemporaryDirectory() as scratch:
+                directory = Path(self.save(Path(scratch) / "model"))
+                kept = keep_model(directory, path, storage_options)
+            raise ArtifactError(
+                f"{error} The trained model is kept in '{kept}': python -m entrypoints.sync sends "
+                "it later."
+            ) from error
 
     def evaluate(self, data: TabularDataset) -> dict[str, float]:
         """Judge the model on labelled rows.
