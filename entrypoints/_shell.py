@@ -212,7 +212,8 @@ def _fail(*lines: str, status: int = 1) -> NoReturn:
 
 def _extra_with(module: str) -> str | None:
     """Find the extra of this project that a module comes with; None if it is of none."""
-    name = {"sklearn": "scikit-learn"}.get(module, module)
+    # SQLAlchemy comes with MLflow, but not with its client alone.
+    name = {"sklearn": "scikit-learn", "sqlalchemy": "mlflow"}.get(module, module)
     for line in importlib.metadata.requires("ml-project-template") or []:
         found = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", line)
         # These two hold what smaller ones do.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import logging
 import os
 import random
@@ -92,7 +93,9 @@ def import_mlflow() -> None:
         return
     with _import_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        importlib.import_module("mlflow.pyfunc")
+        # The client alone, which a server fetches models with, comes without pandas.
+        alone = importlib.util.find_spec("pandas") is None
+        importlib.import_module("mlflow" if alone else "mlflow.pyfunc")
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -185,16 +188,25 @@ def one_line(uri: str) -> Iterator[None]:
     """
     import_mlflow()
     from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
+    errors: tuple[type[Exception], ...] = (MlflowException, OSError, *_database_errors())
     try:
         yield
     except TrackingError:
         raise
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except errors as error:
         text = redact(_reason(error), find_secrets({"uri": uri}))
         kind = TrackingError if _is_refusal(error, text) else UnreachableError
         raise kind(f"Tracking at '{public_url(uri)}' failed: {text}") from error
+
+
+def _database_errors() -> tuple[type[Exception], ...]:
+    """What a database raises; none where only servers can be talked to."""
+    try:
+        from sqlalchemy.exc import SQLAlchemyError
+    except ModuleNotFoundError:
+        return ()
+    return (SQLAlchemyError,)
 
 
 def _reason(error: Exception) -> str:

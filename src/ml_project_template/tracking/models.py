@@ -9,14 +9,14 @@ import tempfile
 import urllib.parse
 import urllib.request
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.tracking.client import one_line, open_client, transfer_timeout
 from ml_project_template.tracking_address import check_reachable, tracking_uri
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mlflow import MlflowClient
     from mlflow.models import ModelSignature
@@ -48,7 +48,6 @@ def download_model(uri: str, store: str | None = None) -> str:
     with one_line(address):
         client = open_client(address)
         from mlflow.artifacts import download_artifacts
-        from mlflow.models import Model
 
         location = _model_location(client, uri)
         local = Path(urllib.request.url2pathname(urllib.parse.urlsplit(location).path))
@@ -61,11 +60,25 @@ def download_model(uri: str, store: str | None = None) -> str:
                 )
         if not (local / "MLmodel").is_file():
             raise TrackingError(f"'{uri}' holds no MLflow model.")
-        flavor = Model.load(str(local)).flavors.get("python_function", {})
+    flavor = _python_function(local / "MLmodel")
     data = (local / str(flavor.get("data"))).resolve()
     if flavor.get("loader_module") != LOADER_MODULE or local.resolve() not in data.parents:
         raise TrackingError(f"'{uri}' is an MLflow model, but none that this project wrote.")
     return str(data)
+
+
+def _python_function(description: Path) -> Mapping[str, Any]:
+    """Read what loads an MLflow model."""
+    # MLflow's own reader needs pandas, which an image that serves comes without.
+    import yaml
+
+    try:
+        described = yaml.safe_load(description.read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        described = None
+    flavors = described.get("flavors") if isinstance(described, dict) else None
+    found = flavors.get("python_function") if isinstance(flavors, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _model_location(client: MlflowClient, uri: str) -> str:
