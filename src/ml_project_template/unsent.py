@@ -126,11 +126,13 @@ def _read(place: Path) -> UnsentModel:
         record = io.read_json(str(file))
     except (OSError, DataError) as error:
         raise ArtifactError(f"'{place}' is no unsent model: {error}") from error
-    texts = (
-        [record.get(key) for key in ("target", "created_at")] if isinstance(record, dict) else []
-    )
-    if not texts or not all(isinstance(text, str) for text in texts):
+    fields: dict[str, object] = record if isinstance(record, dict) else {}
+    target, created_at = fields.get("target"), fields.get("created_at")
+    endpoint_url = fields.get("endpoint_url")
+    if (
+        not isinstance(target, str)
+        or not isinstance(created_at, str)
+        or not isinstance(endpoint_url, str | None)
+    ):
         raise ArtifactError(f"'{file}' does not say where its model belongs.")
-    endpoint = record.get("endpoint_url")
-    target, created_at = texts
-    return UnsentModel(place, target, endpoint if isinstance(endpoint, str) else None, created_at)
+    return UnsentModel(place, target, endpoint_url, created_at)
