@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
+import importlib.metadata
 import json
 import os
 import pkgutil
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx2
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import ml_project_template
+from tests.servers import BODY, wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = sorted(
@@ -81,6 +90,122 @@ def test_onboarding_imports_no_framework(workspace: Path) -> None:
     loaded = _modules_after(_command("onboard", *overrides), workspace)
     assert (workspace / ".data" / "raw" / "my.csv").is_file()
     assert loaded.isdisjoint({"torch", "mlflow", "lightning", "sklearn"})
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="session")
+def site_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Give the folder of an environment that holds the packages of an extra and no others."""
+
+    @functools.cache
+    def make(extra: str) -> Path:
+        site = tmp_path_factory.mktemp("site")
+        _link_packages(site, extra)
+        return site
+
+    return make
+
+
+@pytest.fixture
+def start_with(site_of: Callable[[str], Path], workspace: Path) -> Start:
+    """Start a stage in the environment of an extra."""
+
+    def start(extra: str, stage: str, *overrides: str) -> subprocess.Popen[str]:
+        # Without -S all packages of the tests would be there.
+        return subprocess.Popen(
+            [sys.executable, "-S", "-m", f"entrypoints.{stage}", *overrides],
+            cwd=workspace,
+            env={**os.environ, "PYTHONPATH": f"{site_of(extra)}:{ROOT / 'src'}:{ROOT}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
+
+
+def _link_packages(folder: Path, extra: str) -> None:
+    """Link the files of the packages that an extra installs, and of those that these need."""
+    todo = [("ml-project-template", extra)]
+    done: set[tuple[str, str]] = set()
+    linked: set[str] = set()
+    while todo:
+        name, extra = todo.pop()
+        if (name, extra) in done:
+            continue
+        done.add((name, extra))
+        distribution = importlib.metadata.distribution(name)
+        for requirement in map(Requirement, distribution.requires or []):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                needed = canonicalize_name(requirement.name)
+                todo += [(needed, more) for more in ("", *requirement.extras)]
+        if name in linked:
+            continue
+        linked.add(name)
+        for file in distribution.files or []:
+            if file.parts[0] == ".." or file.suffix in (".pyc", ".pth"):
+                continue
+            source, link = Path(str(distribution.locate_file(file))), folder / file
+            if not link.parent.is_dir():
+                link.parent.mkdir(parents=True)
+                (link.parent / "__pycache__").symlink_to(source.parent / "__pycache__")
+            # MLflow and its client have files in common.
+            with contextlib.suppress(FileExistsError):
+                link.symlink_to(source)
+
+
+@pytest.mark.parametrize(
+    ("extra", "stage", "overrides"),
+    [
+        ("data", "preprocess", ["data=iris"]),
+        ("train", "train", ["model=gb", "data=iris", "model.max_iter=5", "tracking=disabled"]),
+    ],
+)
+def test_a_stage_runs_with_the_packages_of_its_extra(
+    start_with: Start, extra: str, stage: str, overrides: list[str]
+) -> None:
+    process = start_with(extra, stage, *overrides)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+
+
+def test_a_server_runs_with_the_packages_of_its_extra(start_with: Start, iris_model: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    arguments = (f"model.path={iris_model}", f"server.port={port}", "server.drain_seconds=0")
+    process = start_with("serve", "serve", *arguments)
+    try:
+
+        def is_ready() -> bool:
+            assert process.poll() is None, process.communicate()[0]
+            with contextlib.suppress(httpx2.TransportError):
+                return httpx2.get(f"http://127.0.0.1:{port}/ready").status_code == 200
+            return False
+
+        wait_until(is_ready)
+        answer = httpx2.post(f"http://127.0.0.1:{port}/predict", json=BODY)
+        assert answer.json()["predictions"] == ["setosa"]
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+
+
+@pytest.mark.parametrize(
+    ("extra", "model", "module", "lacking"),
+    [("data", "gb", "skops", "train"), ("train", "mlp", "lightning", "torch")],
+)
+def test_what_an_environment_lacks_is_told_by_its_extra(
+    start_with: Start, extra: str, model: str, module: str, lacking: str
+) -> None:
+    process = start_with(extra, "train", f"model={model}", "tracking=disabled")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    told = f"'{module}' is not installed here: it comes with the extra '{lacking}' (uv sync "
+    assert f"error: {told}" in output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("package", ["ml_project_template", *PACKAGES])
