@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import random
-import shutil
 import signal
 import socket
 import sqlite3
@@ -53,51 +52,6 @@ if TYPE_CHECKING:
     from ml_project_template.models.base import BaseModel
 
 SECRET = "hunter2-and-more"
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them: making one takes two seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with pytest.raises(TrackingError, match="names no model"):
-        download_model("nothing", f"sqlite:///{path}")
-    return path
-
-
-@pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> str:
-    """The address of a database that is ready for use."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
-
-
-@pytest.fixture(scope="session")
-def iris() -> TabularDataset:
-    from sklearn.datasets import load_iris
-
-    data = load_iris(as_frame=True)
-    columns = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
-    return TabularDataset(
-        data.data.set_axis(columns, axis=1),
-        pd.Series(data.target_names[data.target]),
-        target_column="species",
-        name="iris",
-        digest="a" * 64,
-        source="data/iris.csv",
-    )
-
-
-@pytest.fixture(scope="session")
-def model(iris: TabularDataset) -> BaseModel:
-    make: Any = ModelRegistry.get("gb_classifier")
-    model: BaseModel = make(max_iter=3)
-    model.train(experiment_name="none", train_data=iris, seed=0, tracking=False)
-    return model
-
-
-@pytest.fixture(scope="session")
-def model_directory(model: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return model.save(tmp_path_factory.mktemp("models") / "iris")
 
 
 def client_of(store: str) -> MlflowClient:
@@ -230,7 +184,9 @@ logging.basicConfig(level="INFO")
 with MLflowTracker(sys.argv[1]).start_run(experiment_name="x") as run:
     logging.info("on the way")
     print(run.id, flush=True)
-    time.sleep(120)
+    # In slices: a signal just before a sleep is heard after it.
+    for _ in range(1200):
+        time.sleep(0.1)
 """
 
 
@@ -255,6 +211,30 @@ def test_a_signal_ends_the_run_as_killed(
     found = stored_run(store, run_id)
     assert found.info.status == "KILLED"
     assert "on the way" in artifact(found, CONSOLE_LOG).read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_a_run_is_made_leaves_none_running(
+    number: signal.Signals, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    made = []
+    create = MlflowClient.create_run
+
+    def create_and_stop(client: MlflowClient, *args: Any, **kwargs: Any) -> Any:
+        made.append(create(client, *args, **kwargs))
+        signal.raise_signal(number)
+        return made[0]
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_and_stop)
+    with (
+        stopping_by_exception(),
+        pytest.raises((Terminated, KeyboardInterrupt)),
+        MLflowTracker(store).start_run(experiment_name="x"),
+    ):
+        pytest.fail("the block is not begun")
+    assert stored_run(store, made[0].info.run_id).info.status == "KILLED"
 
 
 def test_a_second_signal_does_not_cut_short_what_the_first_one_began() -> None:
@@ -1322,3 +1302,19 @@ def test_a_run_is_found_by_a_tag_with_a_quote(store: str) -> None:
         pass
     assert tracker.find_run("x", {"owner": "it's me"}) == run.id
     assert tracker.find_run("x", {"owner": "it's you"}) is None
+
+
+def test_the_loggers_of_others_speak_up_again_after_a_run(store: str) -> None:
+    names = ("mlflow", "mlflow.store.db.utils", "urllib3.connectionpool")
+
+    def levels() -> list[int]:
+        return [logging.getLogger(name).level for name in names]
+
+    with MLflowTracker(store).start_run(experiment_name="x"):
+        pass
+    before = levels()
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        assert levels() == [logging.WARNING, logging.CRITICAL, logging.ERROR]
+    with MLflowTracker(store).continue_run(str(run.id)):
+        assert levels() == [logging.WARNING, logging.CRITICAL, logging.ERROR]
+    assert levels() == before

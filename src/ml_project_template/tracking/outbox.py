@@ -87,6 +87,7 @@ class Outbox:
         self._running = 0
         self._closing = False
         self._refused = 0
+        self._full = False  # the disk, as far as is known
         self._failures = {False: 0, True: 0}  # in a row, by whether it is a file
         self._pause_until = {False: 0.0, True: 0.0}
 
@@ -199,6 +200,9 @@ class Outbox:
                 self.folder = self._journal.folder
             entry.number = self._journal.append(entry.operation)
         except OSError as error:
+            if self._full:
+                return
+            self._full = True
             _logger.warning(
                 "What can't be sent to the tracking server can't be kept in '%s' either: %s. "
                 "It is lost if the server does not answer before the run ends.",

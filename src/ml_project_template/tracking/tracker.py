@@ -77,7 +77,7 @@ class MLflowTracker(Tracker):
         Raises:
             TrackingError: The server or database can't be used.
         """
-        with contextlib.ExitStack() as stack:
+        with quiet(), contextlib.ExitStack() as stack:
             with self._client() as (client, uri, secrets):
                 experiment_id = find_experiment(client, experiment_name, uri)
                 tags = _origin() | dict(self.tags or {})
@@ -114,9 +114,11 @@ class MLflowTracker(Tracker):
             session = max(logs, int(before.data.tags.get(SESSION_TAG, 1))) + 1
             client.set_tag(run_id, SESSION_TAG, str(session))
             client.update_run(run_id, status="RUNNING")
-        with self._running(
-            client, run_id, before.info.experiment_id, uri, secrets, session=session
-        ) as run:
+        experiment_id = before.info.experiment_id
+        with (
+            quiet(),
+            self._running(client, run_id, experiment_id, uri, secrets, session=session) as run,
+        ):
             yield run
 
     def below(
@@ -258,7 +260,6 @@ class MLflowTracker(Tracker):
         )
         with (
             captured_log(secrets) as console,
-            quiet(),
             stopping_by_exception(),
             sending_journals(uri, root),
         ):

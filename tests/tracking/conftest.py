@@ -1,0 +1,63 @@
+"""A database for runs, and a model to log."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from ml_project_template.data.tabular import TabularDataset
+from ml_project_template.errors import TrackingError
+from ml_project_template.models.registry import ModelRegistry
+from ml_project_template.tracking import download_model
+
+if TYPE_CHECKING:
+    from ml_project_template.models.base import BaseModel
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables and nothing in them: making one takes two seconds."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    with pytest.raises(TrackingError, match="names no model"):
+        download_model("nothing", f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> str:
+    """The address of a database that is ready for use."""
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="session")
+def iris() -> TabularDataset:
+    from sklearn.datasets import load_iris
+
+    data = load_iris(as_frame=True)
+    columns = ["sepal_length", "sepal_width", "petal_length", "petal_width"]
+    return TabularDataset(
+        data.data.set_axis(columns, axis=1),
+        pd.Series(data.target_names[data.target]),
+        target_column="species",
+        name="iris",
+        digest="a" * 64,
+        source="data/iris.csv",
+    )
+
+
+@pytest.fixture(scope="session")
+def model(iris: TabularDataset) -> BaseModel:
+    make: Any = ModelRegistry.get("gb_classifier")
+    model: BaseModel = make(max_iter=3)
+    model.train(experiment_name="none", train_data=iris, seed=0, tracking=False)
+    return model
+
+
+@pytest.fixture(scope="session")
+def model_directory(model: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return model.save(tmp_path_factory.mktemp("models") / "iris")
