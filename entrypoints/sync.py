@@ -1,13 +1,15 @@
-"""Send what could not be sent to the tracking server or the storage when it was made."""
+"""Send what could not be sent to the storage or the tracking server when it was made."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
 from entrypoints._shell import entrypoint, run
-from ml_project_template.errors import TrackingError
+from ml_project_template.errors import ArtifactError, TrackingError
 
 if TYPE_CHECKING:
     from ml_project_template.tracking import WaitingRun
@@ -15,28 +17,73 @@ if TYPE_CHECKING:
 __all__ = ["sync"]
 
 
-def sync(cfg: DictConfig) -> list[str]:
-    """Send what waits in ``.unsent``, and print a line for each part of it.
+def sync(cfg: DictConfig, tell: Callable[[str], None] = print) -> list[str]:
+    """Send what waits in ``.unsent``: models to their storage, runs to their tracking server.
 
     Args:
         cfg: The configuration, see ``conf/sync.yaml``.
+        tell: Gets a line for each model and run that is complete.
 
     Returns:
-        A line for each part that is left, with the reason.
+        A line for each that is not, with the reason.
     """
+    left, nothing = [], True
+    for line, is_done in [*_models(cfg.dry_run), *_runs(cfg)]:
+        nothing = False
+        if is_done:
+            tell(line)
+        else:
+            left.append(line)
+    if nothing:
+        tell("Nothing waits to be sent.")
+    return left
+
+
+def _models(dry_run: bool) -> Iterator[tuple[str, bool]]:
+    """Send the models; gives a line for each, and whether all is well with it."""
+    from ml_project_template.unsent import UNSENT, waiting_models
+
+    # A store that is away is not waited for again for each model.
+    away: dict[str | None, str] = {}
+    try:
+        models = waiting_models()
+    except ArtifactError as error:
+        yield str(error), False
+        return
+    for model in models:
+        line = f"model {model.target}"
+        if dry_run:
+            yield f"{line}: left in {model.model}", True
+            continue
+        try:
+            if model.endpoint_url not in away:
+                model.send()
+        except ArtifactError as error:
+            yield f"{line}: left in {model.model} ({error})", False
+            continue
+        except OSError as error:
+            away[model.endpoint_url] = str(error).splitlines()[0]
+        if model.endpoint_url in away:
+            yield f"{line}: left in {model.model} ({away[model.endpoint_url]})", False
+        else:
+            yield f"{line}: sent", True
+    for folder in (UNSENT, UNSENT.parent):
+        # As long as there is something in it, it stays.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _runs(cfg: DictConfig) -> Iterator[tuple[str, bool]]:
+    """Send what waits of runs; gives a line for each, and whether all is well with it."""
+    from ml_project_template.tracking_address import UNSENT_RUNS
+
+    if not UNSENT_RUNS.is_dir():
+        # MLflow takes seconds to import.
+        return
     from ml_project_template.tracking import waiting_runs
 
-    left, none = [], True
     for waiting in waiting_runs(cfg.tracking.uri, send=not cfg.dry_run):
-        none = False
-        line = _described(waiting)
-        if waiting.problem is not None:
-            left.append(line)
-        else:
-            print(line)
-    if none:
-        print("Nothing waits to be sent.")
-    return left
+        yield _described(waiting), waiting.problem is None
 
 
 def _described(waiting: WaitingRun) -> str:

@@ -18,9 +18,19 @@ from ml_project_template.utils.secrets import public_url
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["DEFAULT_URI", "build_once", "check_reachable", "sqlite_path", "tracking_uri"]
+__all__ = [
+    "DEFAULT_URI",
+    "UNSENT_RUNS",
+    "build_once",
+    "check_reachable",
+    "sqlite_path",
+    "tracking_uri",
+]
 
 DEFAULT_URI = "sqlite:///mlflow.db"
+
+UNSENT_RUNS = Path(".unsent", "runs")
+"""Where what runs could not send is kept, below the present working directory."""
 
 _LOCK_SECONDS = 120.0
 _REACH_SECONDS = 3.0

@@ -28,9 +28,7 @@ from ml_project_template.tracking.operations import Operation
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["FOLDER", "Journal", "RunAddress", "list_journals"]
-
-FOLDER = ".unsent/runs"
+__all__ = ["Journal", "RunAddress", "list_journals"]
 
 _NAME = "journal.jsonl"
 _FORMAT = 1

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.tracking.client import UnreachableError, one_line, open_client, quiet
-from ml_project_template.tracking.journal import FOLDER, Journal, RunAddress, list_journals
+from ml_project_template.tracking.journal import Journal, RunAddress, list_journals
 from ml_project_template.tracking.operations import Operation, Sender
 from ml_project_template.tracking.outbox import Entry, next_entry
-from ml_project_template.tracking_address import check_reachable, tracking_uri
+from ml_project_template.tracking_address import UNSENT_RUNS, check_reachable, tracking_uri
 from ml_project_template.utils.secrets import public_url
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class WaitingRun:
 
 
 def waiting_runs(
-    uri: str | None = None, root: str | Path = FOLDER, *, send: bool = True
+    uri: str | None = None, root: Path = UNSENT_RUNS, *, send: bool = True
 ) -> Iterator[WaitingRun]:
     """Go through all journals, the oldest first, and send what is in them.
 
@@ -65,7 +65,7 @@ def waiting_runs(
     """
     address = tracking_uri(uri)
     away: dict[str, str] = {}
-    for folder in list_journals(Path(root)):
+    for folder in list_journals(root):
         waiting = WaitingRun(folder)
         try:
             with quiet(), _opened(folder) as journal:

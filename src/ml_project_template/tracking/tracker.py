@@ -7,7 +7,6 @@ import getpass
 import os
 import posixpath
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
@@ -19,12 +18,12 @@ from ml_project_template.tracking.client import (
     own_randomness,
     quiet,
 )
-from ml_project_template.tracking.journal import FOLDER, RunAddress
+from ml_project_template.tracking.journal import RunAddress
 from ml_project_template.tracking.operations import SESSION_TAG, Sender
 from ml_project_template.tracking.outbox import Outbox
 from ml_project_template.tracking.replay import sending_journals
 from ml_project_template.tracking.run import CONSOLE_LOG, ERROR_TAG, MLflowRun, plain_tags
-from ml_project_template.tracking_address import check_reachable, tracking_uri
+from ml_project_template.tracking_address import UNSENT_RUNS, check_reachable, tracking_uri
 from ml_project_template.utils.console import captured_log
 from ml_project_template.utils.git import git_state
 from ml_project_template.utils.secrets import find_secrets, public_url
@@ -246,7 +245,7 @@ class MLflowTracker(Tracker):
     ) -> Iterator[Run]:
         """Give an open run to a block, and set the end state on the way out."""
         address = RunAddress(public_url(uri), run_id, experiment_id, session)
-        root = Path(FOLDER).absolute()
+        root = UNSENT_RUNS.absolute()
         outbox = Outbox(Sender(client, uri, run_id, experiment_id, session), address, root)
         run = MLflowRun(
             outbox,
