@@ -650,6 +650,8 @@ def _copy_remote(path: str, snapshot: Path, storage_options: Mapping[str, Any] |
     try:
         _copy_checked(files, snapshot, shown)
     except (ArtifactError, FileNotFoundError) as error:
+        # A bucket that is not there is told as such.
+        io.exists(path, storage_options)
         # The version may have been replaced, twice even, since its name was read.
         with contextlib.suppress(DataError):
             if pointer != versions.read_pointer(path, storage_options):

@@ -26,6 +26,7 @@ _RETRIED_FOR = 15  # seconds; what fails after them is not asked again
 _STUCK_FOR = 10_000  # milliseconds in which nobody took what was sent
 _PART_BYTES = 16 * 1024**2
 _KEYS_IN_ONE_CALL = 1000
+_REMOVALS = 3  # attempts: a busy store fails at one of many
 _KEY_SETTINGS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
 
 # What a store says of a key, and what that means.
@@ -97,17 +98,26 @@ class BoundedS3FileSystem(S3FileSystem):  # type: ignore[misc]
 
         Raises:
             PermissionError: Some may not be removed.
+            ConnectionError: The store fails to remove some, again and again.
         """
         keys = [self.split_path(name)[:2] for name in names]
         for start in range(0, len(keys), _KEYS_IN_ONE_CALL):
             some = keys[start : start + _KEYS_IN_ONE_CALL]
-            answer = self.call_s3(
-                "delete_objects",
-                Bucket=some[0][0],
-                Delete={"Objects": [{"Key": key} for _, key in some], "Quiet": True},
-            )
-            for refused in answer.get("Errors", []):
-                raise PermissionError(f"{refused.get('Code')}: '{refused.get('Key')}' stays.")
+            bucket, left = some[0][0], [key for _, key in some]
+            for attempt in range(1, _REMOVALS + 1):
+                answer = self.call_s3(
+                    "delete_objects",
+                    Bucket=bucket,
+                    Delete={"Objects": [{"Key": key} for key in left], "Quiet": True},
+                )
+                refused = answer.get("Errors", [])
+                if not refused:
+                    break
+                code, left = refused[0].get("Code"), [entry["Key"] for entry in refused]
+                if code == "AccessDenied":
+                    raise PermissionError(f"'{left[0]}' may not be removed ({code}).")
+                if attempt == _REMOVALS:
+                    raise ConnectionError(f"'{left[0]}' can't be removed ({code}).")
 
     def check_writable(self, path: str) -> None:
         """Raise whatever would keep an object from being written; nothing is written."""

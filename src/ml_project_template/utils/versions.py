@@ -194,6 +194,7 @@ def _sweep(
             continue
         replaced_twice = before is not None and version == before.previous
         if replaced_twice or now - max(times[name] for name in names) > _ABANDONED_AFTER:
+            place = io.join(path, _VERSIONS, version)
             # Without this one it is no version, also if the rest stays for now.
-            for name in sorted(names, key=lambda name: (not name.endswith(f"/{last}"), name)):
-                io.remove_tree(io.join(path, name), storage_options)
+            io.remove_tree(io.join(place, last), storage_options)
+            io.remove_tree(place, storage_options)
