@@ -12,10 +12,16 @@ import pytest
 from ml_project_template.data.tabular import TabularDataset
 from ml_project_template.errors import TrackingError
 from ml_project_template.models.registry import ModelRegistry
-from ml_project_template.tracking import download_model
+from ml_project_template.tracking import download_model, outbox
 
 if TYPE_CHECKING:
     from ml_project_template.models.base import BaseModel
+
+
+@pytest.fixture(autouse=True)
+def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Know nothing of the servers that were away in the test before."""
+    monkeypatch.setattr(outbox, "_away_until", {})
 
 
 @pytest.fixture(scope="session")

@@ -36,11 +36,17 @@ _LITTLE_PATIENCE = 3.0
 _BYTES_PER_SECOND = 20_000_000
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
 _NEVER = float("inf")
+# So long a process takes a server for away, after that was seen: the trials of a sweep do not each
+# wait for it anew.
+_REMEMBERED = 60.0
+
+# By address, and whether it is about files.
+_away_until: dict[tuple[str, bool], float] = {}
 
 _logger = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """An operation on its way.
 
@@ -90,6 +96,8 @@ class Outbox:
         self._full = False  # the disk, as far as is known
         self._failures = {False: 0, True: 0}  # in a row, by whether it is a file
         self._pause_until = {False: 0.0, True: 0.0}
+        times = [_away_until.get((run.uri, is_file), 0.0) for is_file in (False, True)]
+        self._was_away = max(times) > time.monotonic()
 
     def put(self, operation: Operation, *, hurry: bool = False) -> None:
         """Send something, or keep it where that does not work.
@@ -108,6 +116,8 @@ class Outbox:
             self._start(operation.is_file)
             if self._keeps:
                 self._keep(entry)
+            elif self._was_away:
+                self._keep_all("it did not a moment ago")
             self._changed.notify_all()
             if not self._keeps:
                 try:
@@ -128,7 +138,7 @@ class Outbox:
         Returns:
             How many operations are left; they are kept.
         """
-        patience = _LITTLE_PATIENCE if hurry else _LAST_PATIENCE
+        patience = _LITTLE_PATIENCE if hurry or self._was_away else _LAST_PATIENCE
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -173,9 +183,14 @@ class Outbox:
         while entry.waits and not self._keeps:
             left = deadline - time.monotonic()
             if left <= 0:
+                self._remember(entry.operation.is_file)
                 self._keep_all("no answer in good time")
                 return
             self._changed.wait(left)
+
+    def _remember(self, is_file: bool) -> None:
+        """Have later runs of this process know that the server is away."""
+        _away_until[self._run.uri, is_file] = time.monotonic() + _REMEMBERED
 
     def _keep_all(self, reason: str) -> None:
         """From now on keep everything, all that waits first."""
@@ -249,6 +264,7 @@ class Outbox:
         if error is None:
             entry.sent = True
             self._queue.remove(entry)
+            _away_until.pop((self._run.uri, is_file), None)
             if self._failures[is_file]:
                 _logger.info("The tracking server takes again what this run tells.")
                 self._failures[is_file] = 0
@@ -262,6 +278,7 @@ class Outbox:
                 _logger.warning("%s It is kept in %s.", error, self.folder)
         else:
             entry.operation.tried = True
+            self._remember(is_file)
             self._keep_all(str(error))
             self._failures[is_file] += 1
             pause = min(_FIRST_PAUSE * 2 ** self._failures[is_file], _LONGEST_PAUSE)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["WaitingRun", "sending_journals", "waiting_runs"]
 
 # What a run waits at its end for what it sends of others.
-_JOIN_SECONDS = 5.0
+_JOIN_SECONDS = 2.0
 
 _logger = logging.getLogger(__name__)
 
