@@ -802,7 +802,8 @@ def test_a_changed_model_is_noticed_by_one_small_object(
     assert artifacts.stamp(f"{remote}-plain") == (path / "manifest.json").read_bytes()
     assert artifacts.stamp(f"{remote}-nowhere") is None
     monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert artifacts.stamp(remote) is None
+    with pytest.raises(ConnectionError):
+        artifacts.stamp(remote)
 
 
 def test_a_pointer_of_another_form_is_refused_and_can_be_replaced(remote: str) -> None:

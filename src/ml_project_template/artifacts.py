@@ -258,19 +258,21 @@ def stamp(path: str, *, storage_options: Mapping[str, Any] | None = None) -> obj
 
     Returns:
         Something that differs after a change; None where only reading the model can tell.
+
+    Raises:
+        OSError: A remote storage can't be reached or refuses.
     """
-    try:
-        if not io.is_remote(path):
+    if not io.is_remote(path):
+        # Whatever is wrong is told by who reads it.
+        with contextlib.suppress(OSError, ArtifactError):
             found = (_local_version(io.local_path(path)) / MANIFEST).stat()
             return found.st_ino, found.st_mtime_ns, found.st_size
-        for name in (versions.POINTER, MANIFEST):
-            with contextlib.suppress(FileNotFoundError):
-                return io.read_bytes(
-                    io.join(path, name), max_bytes=_MAX_MANIFEST, storage_options=storage_options
-                )
-    except (OSError, DataError):
-        # Whatever is wrong is told by who reads it.
-        pass
+        return None
+    for name in (versions.POINTER, MANIFEST):
+        with contextlib.suppress(FileNotFoundError, DataError):
+            return io.read_bytes(
+                io.join(path, name), max_bytes=_MAX_MANIFEST, storage_options=storage_options
+            )
     return None
 
 

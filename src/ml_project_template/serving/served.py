@@ -61,6 +61,9 @@ class ModelSource:
 
         Returns:
             Something that differs after a change; None where only reading it can tell.
+
+        Raises:
+            OSError: A remote storage can't be reached or refuses.
         """
         if self.path.startswith(("runs:/", "models:/")):
             return None
@@ -224,16 +227,16 @@ class ServedModels:
         source, present = self._sources[name], self._models[name]
         if isinstance(source, Inference):
             return "unchanged"
-        stamp = await asyncio.to_thread(source.stamp)
-        if (
-            only_changed
-            and stamp is not None
-            and stamp == self._stamps.get(name)
-            # A place that is mended may look as it did before.
-            and name not in self.problems
-        ):
-            return "unchanged"
         try:
+            stamp = await asyncio.to_thread(source.stamp)
+            if (
+                only_changed
+                and stamp is not None
+                and stamp == self._stamps.get(name)
+                # A place that is mended may look as it did before.
+                and name not in self.problems
+            ):
+                return "unchanged"
             inference = await asyncio.to_thread(source.load)
         except Exception as error:
             # Anything may be at a path; what is served shall not suffer from it.
