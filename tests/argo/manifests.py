@@ -273,7 +273,7 @@ def _command_problems(
             if key is None or key[1] not in metadata.get("annotations", {}):
                 yield f"{name}: there is no {path}"
     for each in variables:
-        if each not in _variables_of_the_code() | _asked(arguments):
+        if each not in _variables_of_the_code() | _asked(arguments) | {"OMP_NUM_THREADS"}:
             yield f"{name}: nothing reads the variable {each}"
     module = command[2] if command and command[:2] == ["python", "-m"] and command[2:] else ""
     stage = module.removeprefix("entrypoints.")

@@ -13,6 +13,7 @@ import ast
 import contextlib
 import copy
 import json
+import math
 import os
 import re
 import subprocess
@@ -111,6 +112,7 @@ class Runner:
         folder: Where steps have their folders.
         config: What is in each ``configMapRef <name>`` and ``secretRef <name>``.
         seconds_per_second: How long a second of back-off takes.
+        cpus: The most processors that a pod gets, whatever it asks for: this is a small machine.
         on_start: Called with the name of each attempt and its process.
     """
 
@@ -118,6 +120,7 @@ class Runner:
     folder: Path
     config: Mapping[str, Mapping[str, str]]
     seconds_per_second: float = 0.0
+    cpus: int = 1
     on_start: Callable[[str, subprocess.Popen[str]], None] = field(default=lambda *_: None)
 
     def run(self, name: str, **parameters: str) -> Result:
@@ -298,7 +301,6 @@ class _Run:
             "PYTHONPATH": str(ROOT),
             "HOME": str(folders["/work"]),
             "TMPDIR": str(folders["/tmp"]),
-            "OMP_NUM_THREADS": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             **variables,
         }
@@ -341,6 +343,10 @@ class _Run:
         for variable in container.get("env", []):
             if "value" in variable:
                 found[variable["name"]] = expand(variable["value"], found)
+                continue
+            if variable["valueFrom"] == {"resourceFieldRef": {"resource": "requests.cpu"}}:
+                asked = processors(container["resources"]["requests"]["cpu"])
+                found[variable["name"]] = str(min(asked, self.runner.cpus))
                 continue
             path = variable["valueFrom"]["fieldRef"]["fieldPath"]
             annotation = re.fullmatch(r"metadata\.annotations\['([^']+)'\]", path)
@@ -541,6 +547,12 @@ def expand(text: str, variables: Mapping[str, str]) -> str:
         return variables.get(found[1], found[0])
 
     return re.sub(r"\$\$|\$\(([^)]*)\)", value, text)
+
+
+def processors(quantity: str) -> int:
+    """Read a quantity of processors, such as ``500m``; a part of one counts as one."""
+    milli = quantity.endswith("m")
+    return math.ceil(float(quantity.removesuffix("m")) / (1_000 if milli else 1))
 
 
 def _seconds(duration: str) -> float:

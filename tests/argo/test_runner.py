@@ -15,6 +15,7 @@ from tests.argo.runner import (
     depends_holds,
     evaluate,
     expand,
+    processors,
     resolve,
     with_defaults,
 )
@@ -60,6 +61,11 @@ def _dag(*tasks: dict[str, Any], **fields: Any) -> dict[str, Any]:
 )
 def test_variables_are_expanded_as_the_kubelet_does(text: str, expanded: str) -> None:
     assert expand(text, {"A": "1"}) == expanded
+
+
+@pytest.mark.parametrize(("quantity", "number"), [("500m", 1), ("2", 2), ("2500m", 3), ("0.1", 1)])
+def test_a_part_of_a_processor_counts_as_one(quantity: str, number: int) -> None:
+    assert processors(quantity) == number
 
 
 @pytest.mark.parametrize("text", ['say "hi"', "back\\slash", "line\nbreak", "{a: b}", "ü", "{{x"])
@@ -132,7 +138,12 @@ def test_a_step_has_what_its_manifest_says_and_nothing_else(
         metadata={"annotations": {"t": "{{workflow.parameters.text}}"}},
         container={
             "envFrom": [{"secretRef": {"name": "keys"}}],
+            "resources": {"requests": {"cpu": "3"}},
             "env": [
+                {
+                    "name": "THREADS",
+                    "valueFrom": {"resourceFieldRef": {"resource": "requests.cpu"}},
+                },
                 {"name": "PLAIN", "value": "{{workflow.parameters.text}}"},
                 {
                     "name": "WHOLE",
@@ -143,11 +154,13 @@ def test_a_step_has_what_its_manifest_says_and_nothing_else(
     )
     arguments = {"parameters": [{"name": "text"}]}
     runner = _runner(tmp_path, step, arguments=arguments)
+    runner.cpus = 2
     printed, folder, _ = runner.run("w", text=text)["w"].output.split("\n")
     variables = json.loads(printed)
     assert variables["WHOLE"] == text
     # What a plain variable makes of it.
     assert variables["PLAIN"] == 'it\'s "k" $'
+    assert variables["THREADS"] == "2"
     assert "OF_THE_MACHINE" not in variables
     assert folder == "[]"
     with pytest.raises(UnsupportedError, match="parameter 'text' is required"):

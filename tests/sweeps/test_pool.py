@@ -223,7 +223,20 @@ def test_each_worker_has_its_share_of_the_machine(finished: Finished) -> None:
     allowed = {(share.cores, share.gpu) for share in expected}
     seen = {(tuple(fact["cores"]), fact["gpu"]) for fact in finished.found["facts"]}
     assert seen == allowed
-    assert all(fact["threads"] == str(len(fact["cores"])) for fact in finished.found["facts"])
+    # The tests ask for one thread.
+    assert {fact["threads"] for fact in finished.found["facts"]} == {"1"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "threads"), [(None, 4), ("2", 2), ("8", 4), ("0", 4), ("many", 4), ("", 4)]
+)
+def test_a_worker_has_a_thread_for_each_processor_or_as_many_as_it_is_asked_to(
+    asked: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert pool._threads(4) == threads
 
 
 def test_imports_are_paid_for_once(finished: Finished) -> None:

@@ -255,7 +255,7 @@ def _limited_to(share: Share) -> Iterator[None]:
     set_affinity: Callable[..., None] | None = getattr(os, "sched_setaffinity", None)
     if set_affinity is not None:
         set_affinity(0, share.cores)
-    threads = len(share.cores)
+    threads = _threads(len(share.cores))
     # For libraries that are imported later; the others are told below.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -266,6 +266,15 @@ def _limited_to(share: Share) -> Iterator[None]:
 
     with threadpool_limits(threads):
         yield
+
+
+def _threads(cores: int) -> int:
+    """Say how many threads a worker uses: one for each of its processors, or fewer if asked for.
+
+    A pod of a cluster sees all processors of its machine, and has a part of them.
+    """
+    most = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(most)) if most.isdigit() and int(most) > 0 else cores
 
 
 def _cores() -> list[int]:
