@@ -313,6 +313,20 @@ def test_a_run_in_a_folder_of_the_machine_writes_there_alone(
     assert {place.name for place in tmp_path.iterdir()} >= {".data", ".models", "mlflow.db"}
 
 
+def test_packages_in_the_folder_of_the_work_add_to_the_image_and_change_nothing_in_it(
+    engine: Engine, build_seconds: dict[str, float], tmp_path: Path
+) -> None:
+    (tmp_path / "entrypoints").mkdir()
+    (tmp_path / "entrypoints/__init__.py").write_text(
+        "raise SystemExit('not the code of the image')"
+    )
+    (tmp_path / "own_models.py").touch()
+    options = ("--volume", f"{tmp_path}:/work:ro", "--entrypoint", "python")
+    ask = "import entrypoints, own_models; print(entrypoints.__file__, own_models.__file__)"
+    done = engine.run(BOOSTING, "-c", ask, options=options)
+    assert done.stdout.split() == ["/opt/project/entrypoints/__init__.py", "/work/own_models.py"]
+
+
 def test_the_table_of_sizes_and_times(
     engine: Engine,
     base: str,
