@@ -25,7 +25,10 @@ pytest_plugins = [
 ROOT = Path(__file__).resolve().parents[1]
 
 # The machine's settings must not change what the tests see, nor may a test write to its services.
-FOREIGN = ("MLFLOW_", "AWS_", "S3_", "ML_PROJECT_", "HYDRA_", "OTEL_", "SERVER_")
+FOREIGN = (
+    *("MLFLOW_", "AWS_", "S3_", "ML_PROJECT_", "HYDRA_", "OTEL_", "SERVER_"),
+    *("PIPELINE_", "STAGE_", "WORKFLOW_", "GIT_COMMIT"),
+)
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
