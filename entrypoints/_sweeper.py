@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ml_project_template.runs import Run, Tracker
     from ml_project_template.sweeps.study import SweepStudy
     from ml_project_template.sweeps.worker import RunTrial, TrialContext
+    from ml_project_template.tracking import MLflowTracker
 
 __all__ = ["CheckingSweeper", "ProjectSweeper"]
 
@@ -266,14 +267,23 @@ def _parameters(plan: Plan) -> dict[str, Any]:
 
 def _settle_children(tracker: Tracker, parent: Run, study: SweepStudy) -> None:
     """Give the runs whose processes are gone the end that the study knows of."""
-    from entrypoints._trial import STATE_TAG, TRIAL_TAG
-    from ml_project_template.tracking import MLflowTracker
+    from ml_project_template.tracking import MLflowTracker, UnreachableError
 
     if not isinstance(tracker, MLflowTracker) or parent.id is None:
         return
+    try:
+        _end_children(tracker, parent.id, study)
+    except UnreachableError as error:
+        # The next session of the study sees to it.
+        log.warning("Sweep: runs whose processes are gone keep their state. %s", error)
+
+
+def _end_children(tracker: MLflowTracker, parent_id: str, study: SweepStudy) -> None:
+    from entrypoints._trial import STATE_TAG, TRIAL_TAG
+
     states = study.trial_states()
     ends = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
-    for run_id, tags in tracker.open_children(parent.id).items():
+    for run_id, tags in tracker.open_children(parent_id).items():
         number = tags.get(TRIAL_TAG, "")
         state = states.get(int(number)) if number.isdigit() else None
         if state in ("running", "waiting"):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_URI",
     "UNSENT_RUNS",
+    "UnreachableError",
     "build_once",
     "check_reachable",
     "sqlite_path",
@@ -34,6 +35,10 @@ UNSENT_RUNS = Path(".unsent", "runs")
 
 _LOCK_SECONDS = 120.0
 _REACH_SECONDS = 3.0
+
+
+class UnreachableError(TrackingError):
+    """What could not be done now, and may be done later."""
 
 
 def tracking_uri(uri: str | None = None) -> str:
@@ -67,7 +72,8 @@ def check_reachable(uri: str | None = None, *, timeout: float = _REACH_SECONDS) 
         timeout: Seconds to wait for a server.
 
     Raises:
-        TrackingError: It can't be reached.
+        UnreachableError: The server does not answer.
+        TrackingError: The database is none, or can't be written.
     """
     uri = tracking_uri(uri)
     path = sqlite_path(uri)
@@ -86,7 +92,7 @@ def check_reachable(uri: str | None = None, *, timeout: float = _REACH_SECONDS) 
             error.close()
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise TrackingError(
+            raise UnreachableError(
                 f"The tracking server '{public_url(uri)}' can't be reached ({reason}). Start it, "
                 "set MLFLOW_TRACKING_URI to another, or switch it off with tracking=disabled."
             ) from None

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from ml_project_template.data import TabularDataset
+from ml_project_template.errors import TrackingError
 from ml_project_template.models import GBClassifier
 from ml_project_template.models.base import TrainingReport
 from ml_project_template.tracking import MLflowTracker, download_model, outbox, waiting_runs
@@ -293,6 +294,56 @@ def test_ctrl_c_while_the_server_is_away_ends_the_run_as_killed(
 
     found = MlflowClient(site.uri).get_run(ids[0])
     assert (found.info.status, found.data.params) == ("KILLED", {"a": "1"})
+
+
+@pytest.mark.usefixtures("impatient")
+def test_runs_below_an_open_one_are_made_later(site: Site, workspace: Path) -> None:
+    from mlflow import MlflowClient
+
+    tracker = MLflowTracker(site.uri)
+    try:
+        with tracker.start_run(experiment_name="below") as parent:
+            site.server.kill()
+            below = tracker.below(parent, tags={"trial": 1})
+            with below.start_run(experiment_name="below", run_name="1") as trial:
+                trial.log_metrics({"loss": 0.5})
+                folds = below.below(trial, tags={"fold": 2})
+                with folds.start_run(experiment_name="below", run_name="fold 2") as fold:
+                    fold.log_text("hello", "notes/hello.txt")
+        with (
+            pytest.raises(TrackingError, match="can't be reached"),
+            tracker.start_run(experiment_name="below"),
+        ):
+            raise AssertionError
+        ended = time.time()
+    finally:
+        site.restart()
+    shutil.copytree(".unsent", "copy")
+    assert [(waiting.left, waiting.problem) for waiting in waiting_runs(site.uri)] == [
+        (0, None)
+    ] * 3
+    client = MlflowClient(site.uri)
+    experiment = client.get_experiment_by_name("below")
+    assert experiment is not None
+
+    def check() -> None:
+        runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+        assert len(runs) == len(client.search_runs([experiment.experiment_id])) == 3
+        first, second = runs["1"], runs["fold 2"]
+        assert first.data.tags["mlflow.parentRunId"] == parent.id
+        assert second.data.tags["mlflow.parentRunId"] == first.info.run_id
+        assert (second.data.tags["trial"], second.data.tags["fold"]) == ("1", "2")
+        assert first.data.metrics == {"loss": 0.5}
+        assert [f.path for f in client.list_artifacts(second.info.run_id, "notes")] == [
+            "notes/hello.txt"
+        ]
+        for run in runs.values():
+            assert run.info.status == "FINISHED"
+            assert run.info.start_time <= run.info.end_time <= ended * 1000
+
+    check()
+    list(waiting_runs(site.uri, Path("copy", "runs")))
+    check()
 
 
 DIES = """

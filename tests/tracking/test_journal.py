@@ -13,8 +13,8 @@ import pytest
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.tracking import MLflowTracker, waiting_runs
-from ml_project_template.tracking.journal import Journal, RunAddress, list_journals
-from ml_project_template.tracking.operations import Operation, Sender
+from ml_project_template.tracking.journal import Journal, list_journals
+from ml_project_template.tracking.operations import Operation, RunAddress, Sender
 
 RUN = RunAddress("http://tracking:5000", "a" * 32, "1")
 

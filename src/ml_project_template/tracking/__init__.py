@@ -17,7 +17,12 @@ from ml_project_template.tracking.models import download_model
 from ml_project_template.tracking.replay import WaitingRun, waiting_runs
 from ml_project_template.tracking.run import CONSOLE_LOG, LONG_PARAMS, MLflowRun
 from ml_project_template.tracking.tracker import PARENT_TAG, MLflowTracker
-from ml_project_template.tracking_address import DEFAULT_URI, check_reachable, tracking_uri
+from ml_project_template.tracking_address import (
+    DEFAULT_URI,
+    UnreachableError,
+    check_reachable,
+    tracking_uri,
+)
 from ml_project_template.utils.signals import Terminated
 
 __all__ = [
@@ -33,6 +38,7 @@ __all__ = [
     "RunReporter",
     "Terminated",
     "Tracker",
+    "UnreachableError",
     "WaitingRun",
     "check_reachable",
     "download_model",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
-from ml_project_template.tracking_address import build_once, sqlite_path
+from ml_project_template.tracking_address import UnreachableError, build_once, sqlite_path
 from ml_project_template.utils.secrets import find_secrets, public_url, redact
 
 if TYPE_CHECKING:
@@ -73,10 +73,6 @@ _REFUSALS = frozenset(
 _import_lock = threading.Lock()
 _transfer_lock = threading.RLock()
 _transferring = threading.Event()
-
-
-class UnreachableError(TrackingError):
-    """What could not be done now, and may be done later."""
 
 
 def warm_up() -> None:

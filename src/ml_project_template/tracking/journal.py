@@ -18,37 +18,21 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
-from ml_project_template.tracking.operations import Operation
+from ml_project_template.tracking.operations import Opening, Operation, RunAddress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Journal", "RunAddress", "list_journals"]
+__all__ = ["Journal", "list_journals"]
 
 _NAME = "journal.jsonl"
 _FORMAT = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class RunAddress:
-    """Which run a journal is about.
-
-    Attributes:
-        uri: The tracking address, without credentials.
-        run_id: The run.
-        experiment_id: Its experiment.
-        session: How often it was opened, this time included.
-    """
-
-    uri: str
-    run_id: str
-    experiment_id: str
-    session: int = 1
 
 
 class Journal:
@@ -93,7 +77,8 @@ class Journal:
             number += 1
         journal = cls(root / name, run, lock)
         journal.folder.mkdir()
-        journal._write({"format": _FORMAT, **dataclasses.asdict(run)})
+        head = {"format": _FORMAT, "kept_at": time.time(), **dataclasses.asdict(run)}
+        journal._write(head)
         for folder in (journal.folder, root):
             _sync_folder(folder)
         return journal
@@ -127,10 +112,7 @@ class Journal:
     @staticmethod
     def uri_of(folder: Path) -> str | None:
         """Read the tracking address of a journal, whoever has it; None if it can't be told."""
-        with contextlib.suppress(OSError):
-            head = next(_lines(folder / _NAME), {})
-            return head.get("uri")
-        return None
+        return _head(folder).get("uri")
 
     @property
     def last_written(self) -> float:
@@ -150,6 +132,8 @@ class Journal:
             )
         names = [field.name for field in dataclasses.fields(RunAddress)]
         run = RunAddress(**{name: head[name] for name in names})
+        if head["opening"] is not None:
+            run = dataclasses.replace(run, opening=Opening(**head["opening"]))
         journal = cls(folder, run, lock)
         for line in lines:
             if "sent" in line:
@@ -228,15 +212,16 @@ class Journal:
 
 def list_journals(root: Path) -> list[Path]:
     """Find the folders of all journals, the oldest first."""
+    folders = [path.parent for path in root.glob(f"*/{_NAME}")]
+    return sorted(folders, key=lambda folder: (_head(folder).get("kept_at", 0.0), folder.name))
 
-    def age(path: Path) -> tuple[float, str]:
-        try:
-            return path.stat().st_mtime, path.name
-        except OSError:
-            # Somebody else has just sent it.
-            return 0.0, path.name
 
-    return sorted((path.parent for path in root.glob(f"*/{_NAME}")), key=age)
+def _head(folder: Path) -> dict[str, Any]:
+    """Read the first line of a journal, whoever has it; empty if it can't be read."""
+    with contextlib.suppress(OSError):
+        return next(_lines(folder / _NAME), {})
+    # Somebody has just sent it.
+    return {}
 
 
 def _lock(folder: Path) -> Any:

@@ -10,13 +10,22 @@ import posixpath
 import random
 import re
 import tempfile
+import threading
 import time
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
-from ml_project_template.tracking.client import UnreachableError, one_line, transfer_timeout
+from ml_project_template.tracking.client import (
+    UnreachableError,
+    find_experiment,
+    one_line,
+    open_client,
+    transfer_timeout,
+)
+from ml_project_template.tracking.models import MODEL_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,14 +33,62 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
-__all__ = ["SESSION_TAG", "Operation", "Sender"]
+__all__ = [
+    "LOCAL_ID_TAG",
+    "PARENT_TAG",
+    "SESSION_TAG",
+    "Opening",
+    "Operation",
+    "RunAddress",
+    "Sender",
+    "model_operation",
+]
 
 _FILES = frozenset({"artifact", "model"})
+PARENT_TAG = "mlflow.parentRunId"
+# What a run is called until it is made. MLflow's page shows no tags of its own kind.
+LOCAL_ID_TAG = "mlflow.localRunId"
 # How often a run was opened, on those that were opened again.
 SESSION_TAG = "session"
 
 _UPLOAD_TAG = "upload_id"
 _INPUT_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How a run is made that could not be made when it began.
+
+    Attributes:
+        experiment_name: Its experiment.
+        run_name: Its name.
+        tags: Its tags; `LOCAL_ID_TAG` tells it from all others.
+        start_time: When it began, as milliseconds since 1970.
+    """
+
+    experiment_name: str
+    run_name: str
+    tags: dict[str, str]
+    start_time: int
+
+
+@dataclass(frozen=True)
+class RunAddress:
+    """Which run it is.
+
+    Attributes:
+        uri: The tracking address, without credentials.
+        run_id: The run; its local id where it is still to be made.
+        experiment_id: Its experiment; empty where it is still to be made.
+        session: How often it was opened, this time included.
+        opening: How it is made; None where it is there.
+    """
+
+    uri: str
+    run_id: str
+    experiment_id: str
+    session: int = 1
+    opening: Opening | None = None
 
 
 @dataclass
@@ -67,25 +124,39 @@ class Operation:
         return sum(path.stat().st_size for path in files if path.is_file())
 
 
+def model_operation(path: Path) -> Operation:
+    """Send the folder of an MLflow model to a run."""
+    return Operation("model", {"name": MODEL_NAME, "upload": uuid.uuid4().hex}, path)
+
+
 class Sender:
-    """Sends the operations of a run.
+    """Sends the operations of a run, and makes the run where that is still to be done.
 
     Args:
-        client: MLflow's client.
-        uri: The tracking address, for messages.
-        run_id: The run.
-        experiment_id: Its experiment.
-        session: How often it was opened, this time included.
+        uri: The tracking address.
+        run: The run.
+        client: MLflow's client; None opens one when it is needed.
     """
 
-    def __init__(
-        self, client: MlflowClient, uri: str, run_id: str, experiment_id: str, session: int = 1
-    ) -> None:
-        self._client = client
+    def __init__(self, uri: str, run: RunAddress, client: MlflowClient | None = None) -> None:
         self._uri = uri
-        self._run_id = run_id
-        self._experiment_id = experiment_id
-        self._session = session
+        self._run = run
+        self._run_id, self._experiment_id = run.run_id, run.experiment_id
+        self._opening = run.opening
+        self._lock = threading.Lock()
+        if client is not None:
+            self._client = client
+
+    def is_running(self) -> bool:
+        """Whether the run has no end yet.
+
+        Raises:
+            TrackingError: It can't be told.
+        """
+        with one_line(self._uri):
+            self._ensure()
+            status: str = self._client.get_run(self._run_id).info.status
+        return status == "RUNNING"
 
     def send(self, operation: Operation) -> None:
         """Send one operation.
@@ -104,8 +175,52 @@ class Sender:
             "end": self._end,
         }
         with one_line(self._uri):
+            self._ensure()
             actions[operation.kind](operation)
         operation.tried = True
+
+    def _ensure(self) -> None:
+        """See to it that there are a client and a run."""
+        with self._lock:
+            if not hasattr(self, "_client"):
+                self._client = open_client(self._uri)
+            if self._opening is not None:
+                self._make(self._opening)
+                self._opening = None
+
+    def _make(self, opening: Opening) -> None:
+        """Make the run, unless an earlier attempt did."""
+        experiment_id = find_experiment(self._client, opening.experiment_name, self._uri)
+        found = self._find(experiment_id, self._run.run_id)
+        if found is None:
+            tags = {**opening.tags}
+            if PARENT_TAG in tags:
+                tags[PARENT_TAG] = self._parent(experiment_id, tags[PARENT_TAG])
+            run = self._client.create_run(
+                experiment_id, opening.start_time, tags, run_name=opening.run_name
+            )
+            found = run.info.run_id
+        self._run_id, self._experiment_id = found, experiment_id
+
+    def _parent(self, experiment_id: str, run_id: str) -> str:
+        """The id of the run above, which may have had to be made, too."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            found = self._find(experiment_id, run_id)
+            if found is None:
+                raise UnreachableError(f"The run above, {run_id}, is not there yet.") from None
+            return found
+        return run_id
+
+    def _find(self, experiment_id: str, local_id: str) -> str | None:
+        query = f"tags.`{LOCAL_ID_TAG}` = '{local_id}'"
+        found = self._client.search_runs([experiment_id], query, max_results=1)
+        return found[0].info.run_id if found else None
 
     def _params(self, operation: Operation) -> None:
         from mlflow.entities import Param
@@ -205,6 +320,6 @@ class Sender:
         if operation.tried:
             # Told again, it must not end what others have gone on with, or ended, meanwhile.
             stored = self._client.get_run(self._run_id)
-            if int(stored.data.tags.get(SESSION_TAG, 1)) > self._session:
+            if int(stored.data.tags.get(SESSION_TAG, 1)) > self._run.session:
                 return
         self._client.set_terminated(self._run_id, content["status"], content["end_time"])

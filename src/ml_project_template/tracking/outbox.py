@@ -9,29 +9,33 @@ next run, or by ``python -m entrypoints.sync``.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.tracking.client import UnreachableError, own_timeout
-from ml_project_template.tracking.journal import Journal, RunAddress
+from ml_project_template.tracking.journal import Journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ml_project_template.tracking.operations import Operation, Sender
+    from ml_project_template.tracking.operations import Operation, RunAddress, Sender
 
-__all__ = ["Entry", "Outbox", "next_entry"]
+__all__ = ["Entry", "Outbox", "is_known_away", "next_entry", "remember_away"]
 
 # Seconds that a run waits: for one thing to be sent, before it keeps it; and at its end.
 _PATIENCE = 12.0
 _LAST_PATIENCE = 8.0
 # What whoever stops a run waits at most for each.
 _LITTLE_PATIENCE = 3.0
+# What a run waits at its end for a server that was away before it began.
+_NO_PATIENCE = 1.0
 # A file may take longer, by its size.
 _BYTES_PER_SECOND = 20_000_000
 _FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 30.0
@@ -61,11 +65,24 @@ class Entry:
     number: int | None = None
     sent: bool = False
     refusal: TrackingError | None = None
+    _news: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
     @property
     def waits(self) -> bool:
         """Whether it has neither arrived nor been refused."""
         return not self.sent and self.refusal is None
+
+    def settle(self) -> None:
+        """Have whoever waits for it go on."""
+        self._news.put(None)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until somebody calls `settle`; False if nobody does in time."""
+        # Not by a condition: a signal in its wait can leave its lock in disorder.
+        with contextlib.suppress(Empty):
+            self._news.get(timeout=seconds)
+            return True
+        return False
 
 
 class Outbox:
@@ -91,13 +108,16 @@ class Outbox:
         self._keeps = False  # nobody waits any more
         self._threads: dict[bool, threading.Thread] = {}  # by whether they send files
         self._running = 0
+        self._news: SimpleQueue[None] = SimpleQueue()  # something was settled, for `close`
         self._closing = False
         self._refused = 0
         self._full = False  # the disk, as far as is known
         self._failures = {False: 0, True: 0}  # in a row, by whether it is a file
         self._pause_until = {False: 0.0, True: 0.0}
-        times = [_away_until.get((run.uri, is_file), 0.0) for is_file in (False, True)]
-        self._was_away = max(times) > time.monotonic()
+        # A run that could not be made when it began has nobody to wait for.
+        self._was_away = run.opening is not None or any(
+            is_known_away(run.uri, is_file=is_file) for is_file in (False, True)
+        )
 
     def put(self, operation: Operation, *, hurry: bool = False) -> None:
         """Send something, or keep it where that does not work.
@@ -119,13 +139,9 @@ class Outbox:
             elif self._was_away:
                 self._keep_all("it did not a moment ago")
             self._changed.notify_all()
-            if not self._keeps:
-                try:
-                    self._wait(entry, _LITTLE_PATIENCE if hurry else _PATIENCE)
-                except BaseException:
-                    # Stopped by a signal; the files of the operation may be gone soon.
-                    self._keep_all("it was still being sent")
-                    raise
+            waits = not self._keeps
+        if waits:
+            self._wait(entry, _LITTLE_PATIENCE if hurry else _PATIENCE)
         if entry.refusal is not None and entry.number is None:
             raise entry.refusal
 
@@ -138,22 +154,26 @@ class Outbox:
         Returns:
             How many operations are left; they are kept.
         """
-        patience = _LITTLE_PATIENCE if hurry or self._was_away else _LAST_PATIENCE
+        patience = _LITTLE_PATIENCE if hurry else _LAST_PATIENCE
+        if self._was_away:
+            patience = _NO_PATIENCE
         with self._changed:
             self._closing = True
             self._changed.notify_all()
             left = len(self._queue)
             deadline = self._deadline(patience)
-            while self._running and (seconds := deadline - time.monotonic()) > 0:
-                self._changed.wait(seconds)
+        while self._running and (seconds := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(Empty):
+                self._news.get(timeout=seconds)
+            with self._changed:
                 if len(self._queue) < left:
                     left = len(self._queue)
                     deadline = self._deadline(patience)
+        with self._changed:
             left = len(self._queue) + self._refused
             threads = [] if self._running else [*self._threads.values()]
-            if self._running:
-                # A thread may wait for its answer for long; the journal is for others now.
-                self._release()
+            # A thread may wait for its answer for long; the journal is for others now.
+            self._release()
         for thread in threads:
             thread.join()
         return left
@@ -179,18 +199,19 @@ class Outbox:
 
     def _wait(self, entry: Entry, patience: float) -> None:
         """Wait until an entry is sent or refused, but not for ever."""
-        deadline = time.monotonic() + _patience(patience, entry.operation.size)
-        while entry.waits and not self._keeps:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                self._remember(entry.operation.is_file)
-                self._keep_all("no answer in good time")
-                return
-            self._changed.wait(left)
-
-    def _remember(self, is_file: bool) -> None:
-        """Have later runs of this process know that the server is away."""
-        _away_until[self._run.uri, is_file] = time.monotonic() + _REMEMBERED
+        try:
+            settled = entry.wait(_patience(patience, entry.operation.size))
+        except BaseException:
+            # Stopped by a signal: it is sent all the same. Only its files may be gone soon.
+            if isinstance(entry.operation.data, Path):
+                with self._changed:
+                    self._keep_all("it was still being sent")
+            raise
+        if not settled:
+            with self._changed:
+                if entry.waits:
+                    remember_away(self._run.uri, is_file=entry.operation.is_file)
+                    self._keep_all("no answer in good time")
 
     def _keep_all(self, reason: str) -> None:
         """From now on keep everything, all that waits first."""
@@ -199,6 +220,7 @@ class Outbox:
         self._keeps = True
         for entry in self._queue:
             self._keep(entry)
+            entry.settle()
         if self.folder is not None:
             _logger.warning(
                 "The tracking server does not take what this run tells (%s). It is kept in %s "
@@ -235,12 +257,13 @@ class Outbox:
                 error = caught
             with self._changed:
                 self._settle(entry, error)
-                self._changed.notify_all()
+                entry.settle()
+                self._news.put(None)
         with self._changed:
             self._running -= 1
             if not self._running:
                 self._release()
-            self._changed.notify_all()
+            self._news.put(None)
 
     def _take(self, is_file: bool) -> Entry | None:
         """Wait for something to send; None when the thread is to end."""
@@ -278,7 +301,7 @@ class Outbox:
                 _logger.warning("%s It is kept in %s.", error, self.folder)
         else:
             entry.operation.tried = True
-            self._remember(is_file)
+            remember_away(self._run.uri, is_file=is_file)
             self._keep_all(str(error))
             self._failures[is_file] += 1
             pause = min(_FIRST_PAUSE * 2 ** self._failures[is_file], _LONGEST_PAUSE)
@@ -286,6 +309,21 @@ class Outbox:
             # Files go through the server; where it is away, they need not be tried.
             for kind in {is_file, True}:
                 self._pause_until[kind] = until
+
+
+def is_known_away(uri: str, *, is_file: bool = False) -> bool:
+    """Say whether a server did not answer this process a moment ago.
+
+    Args:
+        uri: Its address, without credentials.
+        is_file: Whether it is about the files that the server takes.
+    """
+    return _away_until.get((uri, is_file), 0.0) > time.monotonic()
+
+
+def remember_away(uri: str, *, is_file: bool = False) -> None:
+    """Have later runs of this process know that a server is away; see `is_known_away`."""
+    _away_until[uri, is_file] = time.monotonic() + _REMEMBERED
 
 
 def next_entry(queue: Iterable[Entry], paused: set[bool]) -> Entry | None:

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ml_project_template.errors import TrackingError
-from ml_project_template.tracking.client import UnreachableError, one_line, open_client, quiet
-from ml_project_template.tracking.journal import Journal, RunAddress, list_journals
-from ml_project_template.tracking.operations import Operation, Sender
+from ml_project_template.tracking.client import UnreachableError, quiet
+from ml_project_template.tracking.journal import Journal, list_journals
+from ml_project_template.tracking.operations import Operation, RunAddress, Sender
 from ml_project_template.tracking.outbox import Entry, next_entry
 from ml_project_template.tracking_address import UNSENT_RUNS, check_reachable, tracking_uri
 from ml_project_template.utils.secrets import public_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from mlflow import MlflowClient
 
 __all__ = ["WaitingRun", "sending_journals", "waiting_runs"]
 
@@ -142,14 +140,11 @@ def _send(
         waiting.problem = away[uri]
         return
     try:
-        with one_line(uri):
-            client = open_client(uri)
-            run = journal.run
-            sender = Sender(client, uri, run.run_id, run.experiment_id, run.session)
-            if not _replay(journal, sender, waiting, stopped):
-                away[uri] = str(waiting.problem)
-            if not journal.pending and not journal.ended:
-                _end_for_dead(journal, client, sender)
+        sender = Sender(uri, journal.run)
+        if not _replay(journal, sender, waiting, stopped):
+            away[uri] = str(waiting.problem)
+        if not journal.pending and not journal.ended:
+            _end_for_dead(journal, sender)
     except TrackingError as error:
         waiting.problem = str(error)
     waiting.left = len(journal.pending)
@@ -182,8 +177,8 @@ def _replay(
     return False not in paused
 
 
-def _end_for_dead(journal: Journal, client: MlflowClient, sender: Sender) -> None:
+def _end_for_dead(journal: Journal, sender: Sender) -> None:
     """End the run of a process that was killed: nobody has its journal, and no end is in it."""
-    if client.get_run(journal.run.run_id).info.status == "RUNNING":
+    if sender.is_running():
         end_time = int(journal.last_written * 1000)
         sender.send(Operation("end", {"status": "KILLED", "end_time": end_time}, tried=True))

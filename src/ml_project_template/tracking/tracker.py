@@ -7,6 +7,8 @@ import getpass
 import os
 import posixpath
 import sys
+import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
@@ -18,12 +20,23 @@ from ml_project_template.tracking.client import (
     own_randomness,
     quiet,
 )
-from ml_project_template.tracking.journal import RunAddress
-from ml_project_template.tracking.operations import SESSION_TAG, Sender
-from ml_project_template.tracking.outbox import Outbox
+from ml_project_template.tracking.operations import (
+    LOCAL_ID_TAG,
+    PARENT_TAG,
+    SESSION_TAG,
+    Opening,
+    RunAddress,
+    Sender,
+)
+from ml_project_template.tracking.outbox import Outbox, is_known_away, remember_away
 from ml_project_template.tracking.replay import sending_journals
 from ml_project_template.tracking.run import CONSOLE_LOG, ERROR_TAG, MLflowRun, plain_tags
-from ml_project_template.tracking_address import UNSENT_RUNS, check_reachable, tracking_uri
+from ml_project_template.tracking_address import (
+    UNSENT_RUNS,
+    UnreachableError,
+    check_reachable,
+    tracking_uri,
+)
 from ml_project_template.utils.console import captured_log
 from ml_project_template.utils.git import git_state
 from ml_project_template.utils.secrets import find_secrets, public_url
@@ -35,8 +48,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = ["PARENT_TAG", "MLflowTracker"]
-
-PARENT_TAG = "mlflow.parentRunId"
 
 
 class MLflowTracker(Tracker):
@@ -73,24 +84,44 @@ class MLflowTracker(Tracker):
         The state is FINISHED; FAILED with the error as a tag where an exception leaves the block;
         KILLED on Ctrl-C, SIGTERM and SIGHUP. What left the block is always raised again.
 
+        A run below another one is made later where the server is away; it has a local id until
+        then.
+
         Raises:
             TrackingError: The server or database can't be used.
         """
         with quiet(), contextlib.ExitStack() as stack:
-            with self._client() as (client, uri, secrets):
-                experiment_id = find_experiment(client, experiment_name, uri)
-                tags = _origin() | dict(self.tags or {})
-                if self.parent_run_id is not None:
-                    tags[PARENT_TAG] = self.parent_run_id
-                # Nobody else would end a run whose making was cut off before it is known here.
-                with stopping_later():
-                    with own_randomness():
-                        created = client.create_run(
-                            experiment_id, tags=plain_tags(tags, secrets), run_name=run_name
-                        )
-                    run = stack.enter_context(
-                        self._running(client, created.info.run_id, experiment_id, uri, secrets)
-                    )
+            local_id = uuid.uuid4().hex
+            tags = _origin() | dict(self.tags or {})
+            if self.parent_run_id is not None:
+                tags |= {PARENT_TAG: self.parent_run_id, LOCAL_ID_TAG: local_id}
+            now = int(time.time() * 1000)
+            shown = public_url(tracking_uri(self.uri))
+            try:
+                if self.parent_run_id is not None and is_known_away(shown):
+                    raise UnreachableError(f"The tracking server '{shown}' is away.")
+                with self._client() as (client, uri, secrets):
+                    experiment_id = find_experiment(client, experiment_name, uri)
+                    # Nobody else would end a run whose making was cut off before it is known here.
+                    with stopping_later():
+                        with own_randomness():
+                            created = client.create_run(
+                                experiment_id, now, plain_tags(tags, secrets), run_name=run_name
+                            )
+                        address = RunAddress(shown, created.info.run_id, experiment_id)
+                        run = stack.enter_context(self._running(address, uri, secrets, client))
+            except UnreachableError:
+                if self.parent_run_id is None:
+                    raise
+                # Whoever opened the run above is at work: this one is made later.
+                if not is_known_away(shown):
+                    remember_away(shown)
+                uri = tracking_uri(self.uri)
+                secrets = find_secrets({"uri": uri})
+                name = run_name or f"run {local_id[:8]}"
+                opening = Opening(experiment_name, name, plain_tags(tags, secrets), now)
+                address = RunAddress(shown, local_id, "", opening=opening)
+                run = stack.enter_context(self._running(address, uri, secrets))
             yield run
 
     @contextlib.contextmanager
@@ -113,11 +144,8 @@ class MLflowTracker(Tracker):
             session = max(logs, int(before.data.tags.get(SESSION_TAG, 1))) + 1
             client.set_tag(run_id, SESSION_TAG, str(session))
             client.update_run(run_id, status="RUNNING")
-        experiment_id = before.info.experiment_id
-        with (
-            quiet(),
-            self._running(client, run_id, experiment_id, uri, secrets, session=session) as run,
-        ):
+        address = RunAddress(public_url(uri), run_id, before.info.experiment_id, session)
+        with quiet(), self._running(address, uri, secrets, client) as run:
             yield run
 
     def below(
@@ -235,27 +263,22 @@ class MLflowTracker(Tracker):
     @contextlib.contextmanager
     def _running(
         self,
-        client: MlflowClient,
-        run_id: str,
-        experiment_id: str,
+        address: RunAddress,
         uri: str,
         secrets: set[str],
-        *,
-        session: int = 1,
+        client: MlflowClient | None = None,
     ) -> Iterator[Run]:
         """Give an open run to a block, and set the end state on the way out."""
-        address = RunAddress(public_url(uri), run_id, experiment_id, session)
         root = UNSENT_RUNS.absolute()
-        outbox = Outbox(Sender(client, uri, run_id, experiment_id, session), address, root)
         run = MLflowRun(
-            outbox,
+            Outbox(Sender(uri, address, client), address, root),
             uri=uri,
-            run_id=run_id,
-            experiment_id=experiment_id,
+            run_id=address.run_id,
+            experiment_id=address.experiment_id,
             secrets=secrets,
             log_plots=self.log_plots,
             log_models=self.log_models,
-            session=session,
+            session=address.session,
         )
         with (
             captured_log(secrets) as console,
