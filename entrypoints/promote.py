@@ -49,11 +49,6 @@ def promote(cfg: DictConfig) -> Promotion:
     problems = check_arguments(promote_model, settings, where="", ignore=("run_id", "uri"))
     if problems:
         raise ConfigError("\n".join(problem.removeprefix(".") for problem in problems))
-    return promote_model(_run_id(cfg), uri=cfg.tracking.uri, **settings)
-
-
-def _run_id(cfg: DictConfig) -> str:
-    """Find the run that is meant."""
     path = cfg.model.path
     if (cfg.run is None) == (path is None):
         raise ConfigError(
@@ -61,21 +56,35 @@ def _run_id(cfg: DictConfig) -> str:
             if path is None
             else "run and model.path: give one of the two"
         )
-    if path is None:
-        return str(cfg.run)
-    if str(path).startswith(_RUNS):
-        return str(path).removeprefix(_RUNS).split("/")[0]
+    if path is None or str(path).startswith(_RUNS):
+        run_id = str(cfg.run) if path is None else str(path).removeprefix(_RUNS).split("/")[0]
+        return promote_model(run_id, uri=cfg.tracking.uri, **settings)
     if str(path).startswith("models:/"):
         raise ConfigError("model.path: must be a model directory or runs:/<run id>/model")
+    return _promote_directory(str(path), cfg, settings)
+
+
+def _promote_directory(path: str, cfg: DictConfig, settings: dict[str, Any]) -> Promotion:
+    """Promote a model directory, as the model of the run that has written it."""
     from ml_project_template.artifacts import METADATA, open_model_directory
+    from ml_project_template.models import ModelRegistry
+    from ml_project_template.tracking.models import ModelFiles
+    from ml_project_template.tracking.registry import promote_model
     from ml_project_template.utils.io import read_json
 
-    with open_model_directory(str(path), storage_options=storage_options(cfg)) as directory:
+    with open_model_directory(path, storage_options=storage_options(cfg)) as directory:
         metadata = read_json(str(directory / METADATA))
-    found = metadata.get("run_id") if isinstance(metadata, dict) else None
-    if not found:
-        raise ArtifactError(f"'{path}' is of no run: it was trained with tracking=disabled.")
-    return str(found)
+        run_id = metadata.get("run_id") if isinstance(metadata, dict) else None
+        if not run_id:
+            raise ArtifactError(f"'{path}' is of no run: it was trained with tracking=disabled.")
+
+        def files() -> ModelFiles:
+            model = ModelRegistry.load(str(directory))
+            if model.signature is None:
+                raise ArtifactError(f"'{path}' does not say which rows it takes.")
+            return ModelFiles(directory, model.signature, model.signature.sample, model.packages)
+
+        return promote_model(str(run_id), uri=cfg.tracking.uri, files=files, **settings)
 
 
 @entrypoint("promote")

@@ -154,12 +154,29 @@ def test_a_wrong_argument_is_told(
     assert err.count("\n") == 1
 
 
+def test_a_model_that_its_run_has_not_logged_is_logged_when_it_is_promoted(
+    runs: Runs, in_process: InProcess
+) -> None:
+    # As the best trial of a sweep.
+    bare = runs.train("tracking.log_models=false")
+    for _ in range(2):
+        status, _, err = in_process("promote", "model.path=.models/m", "name=iris")
+        assert (status, err) == (0, "")
+    assert (runs.version(), runs.count()) == ("1", 1)
+    assert runs.client.get_run(bare).info.status == "FINISHED"
+    status, out, err = in_process("evaluate", "model.path=models:/iris@champion")
+    assert status == 0, err
+    of_directory = in_process("evaluate", "model.path=.models/m")[1]
+    assert out.replace("models:/iris@champion", ".models/m") == of_directory
+
+
 def test_a_run_without_what_a_promotion_needs_is_told(runs: Runs, in_process: InProcess) -> None:
     bare = runs.train("tracking.log_models=false")
     status, _, err = in_process("promote", f"run={bare}", "name=iris")
     assert status == 1
     assert err == (
-        f"error: Run '{bare}' has no model in MLflow: train with tracking.log_models=true.\n"
+        f"error: Run '{bare}' has no model in MLflow: give its model.path=<model directory>, or "
+        "train with tracking.log_models=true.\n"
     )
     good = runs.train()
     status, _, err = in_process("promote", f"run={good}", "name=iris", "metric=test_acuracy")

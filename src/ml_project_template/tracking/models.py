@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import atexit
 import importlib.metadata
+import logging
 import shutil
 import tempfile
 import urllib.parse
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
-from ml_project_template.tracking.client import one_line, open_client, transfer_timeout
+from ml_project_template.tracking.client import (
+    log_level,
+    one_line,
+    open_client,
+    transfer_timeout,
+)
 from ml_project_template.tracking_address import check_reachable, tracking_uri
 
 if TYPE_CHECKING:
@@ -23,7 +30,14 @@ if TYPE_CHECKING:
 
     from ml_project_template.runs import SignatureLike
 
-__all__ = ["LOADER_MODULE", "MODEL_NAME", "download_model", "model_signature", "pinned"]
+__all__ = [
+    "LOADER_MODULE",
+    "MODEL_NAME",
+    "ModelFiles",
+    "download_model",
+    "model_signature",
+    "write_mlflow_model",
+]
 
 MODEL_NAME = "model"
 LOADER_MODULE = "ml_project_template.predictor"
@@ -113,6 +127,52 @@ def _version_location(client: MlflowClient, name: str, version: str) -> str:
     return _model_location(client, source) if source.startswith(("models:", "runs:")) else source
 
 
+@dataclass(frozen=True)
+class ModelFiles:
+    """A local model directory with what MLflow wants to know of it.
+
+    Attributes:
+        directory: The model directory.
+        signature: The raw columns and the class names.
+        sample: Some raw rows, shown as the input example.
+        requirements: Names of installed packages that loading needs, besides this one.
+    """
+
+    directory: Path
+    signature: SignatureLike
+    sample: Sequence[Mapping[str, Any]]
+    requirements: Sequence[str] = ()
+
+
+def write_mlflow_model(path: Path, files: ModelFiles, *, run_id: str) -> None:
+    """Make an MLflow model of a model directory.
+
+    It is a folder of plain files: MLflow's ``loader_module`` names the function that reads it, so
+    nothing is pickled, and the requirements are given, so that MLflow does not load the model in a
+    process of its own to find them.
+
+    Args:
+        path: The folder to be.
+        files: The model directory.
+        run_id: The run that the model is of.
+    """
+    from mlflow.models import Model
+    from mlflow.pyfunc import save_model
+    from pandas import DataFrame
+
+    # It warns of what no user can mend, such as a virtual environment without pip.
+    with log_level("mlflow.utils.environment", logging.ERROR):
+        save_model(
+            path=path,
+            loader_module=LOADER_MODULE,
+            data_path=str(files.directory.resolve()),
+            signature=model_signature(files.signature),
+            input_example=DataFrame([dict(row) for row in files.sample]),
+            pip_requirements=_pinned(files.requirements),
+            mlflow_model=Model(artifact_path=MODEL_NAME, run_id=run_id),
+        )
+
+
 def model_signature(signature: SignatureLike) -> ModelSignature:
     """The raw columns and the predictions in MLflow's words."""
     from mlflow.models import ModelSignature
@@ -127,7 +187,7 @@ def model_signature(signature: SignatureLike) -> ModelSignature:
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
 
-def pinned(names: Sequence[str]) -> list[str]:
+def _pinned(names: Sequence[str]) -> list[str]:
     """Requirements at the versions that are installed here."""
     wanted = sorted({"ml-project-template", "mlflow", *names})
     return [f"{name}=={importlib.metadata.version(name)}" for name in wanted]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import Field
 
 from ml_project_template.errors import ConfigError, ModelError, TrackingError, unknown
 from ml_project_template.tracking.client import log_level, one_line, open_client
-from ml_project_template.tracking.models import MODEL_NAME
+from ml_project_template.tracking.models import MODEL_NAME, ModelFiles, write_mlflow_model
+from ml_project_template.tracking.operations import RunAddress, Sender, model_operation
 from ml_project_template.tracking_address import check_reachable, tracking_uri
 from ml_project_template.utils.secrets import public_url
 
@@ -62,6 +65,7 @@ def promote_model(
     on_other_data: Literal["refuse", "allow"] = "refuse",
     force: bool = False,
     uri: str | None = None,
+    files: Callable[[], ModelFiles] | None = None,
 ) -> Promotion:
     """Register a run's model and have an alias name it, if it is as good as the one before.
 
@@ -78,6 +82,8 @@ def promote_model(
         on_other_data: What to do if the two were not tested on the same rows.
         force: Compare nothing.
         uri: The tracking address; None as for `tracking_uri`.
+        files: Gives the run's model directory, which is logged to the run where it has no model, as
+            the trials of a sweep have none.
 
     Returns:
         The versions, and whether anything was changed.
@@ -85,7 +91,7 @@ def promote_model(
     Raises:
         ConfigError: A metric that the run does not have, or one without a direction.
         ModelError: The model is not good enough, or can't be compared.
-        TrackingError: There is no such run, it has no model, or the server can't be used.
+        TrackingError: There is no such run, there is no model of it, or the server can't be used.
     """
     address = tracking_uri(uri)
     check_reachable(address)
@@ -93,6 +99,11 @@ def promote_model(
         client = open_client(address)
         run = _find_run(client, run_id, address)
         model_id = _logged_model(client, run)
+        if model_id is None and files is None:
+            raise TrackingError(
+                f"Run '{run_id}' has no model in MLflow: give its model.path=<model directory>, or "
+                "train with tracking.log_models=true."
+            )
         champion = _version_of_alias(client, name, alias)
         before = _run_of(client, champion)
         values = (_value(run, metric), _value(before, metric))
@@ -112,6 +123,9 @@ def promote_model(
                     shown=f"{name}@{alias} (version {champion.version})",
                     on_other_data=on_other_data,
                 )
+        if model_id is None:
+            assert files is not None
+            model_id = _log_model(client, run, address, files())
         version = _version_of_run(client, name, run_id, model_id)
         client.set_registered_model_alias(name, alias, version)
         return Promotion(version, None if champion is None else champion.version, True, *values)
@@ -124,16 +138,29 @@ def _find_run(client: MlflowClient, run_id: str, address: str) -> Run:
     return run
 
 
-def _logged_model(client: MlflowClient, run: Run) -> str:
-    """The id of the model that a run has logged whole."""
+def _logged_model(client: MlflowClient, run: Run) -> str | None:
+    """The id of the model that a run has logged whole; None if there is none."""
     outputs = run.outputs.model_outputs if run.outputs else []
     for output in reversed(outputs):
         model = client.get_logged_model(output.model_id)
         if model.name == MODEL_NAME and str(model.status).upper().endswith("READY"):
             return str(output.model_id)
-    raise TrackingError(
-        f"Run '{run.info.run_id}' has no model in MLflow: train with tracking.log_models=true."
+    return None
+
+
+def _log_model(client: MlflowClient, run: Run, address: str, files: ModelFiles) -> str:
+    """Log a model to a run that has ended, and give its id."""
+    info = run.info
+    sender = Sender(
+        address, RunAddress(public_url(address), info.run_id, info.experiment_id), client
     )
+    with tempfile.TemporaryDirectory() as staging:
+        path = Path(staging, MODEL_NAME)
+        write_mlflow_model(path, files, run_id=info.run_id)
+        sender.send(model_operation(path))
+    found = _logged_model(client, client.get_run(info.run_id))
+    assert found is not None, "it was just logged"
+    return found
 
 
 def _version_of_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:

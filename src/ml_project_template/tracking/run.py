@@ -8,20 +8,14 @@ import posixpath
 import re
 import tempfile
 import time
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.runs import Run
-from ml_project_template.tracking.client import log_level, one_line
-from ml_project_template.tracking.models import (
-    LOADER_MODULE,
-    MODEL_NAME,
-    model_signature,
-    pinned,
-)
-from ml_project_template.tracking.operations import Operation
+from ml_project_template.tracking.client import one_line
+from ml_project_template.tracking.models import MODEL_NAME, ModelFiles, write_mlflow_model
+from ml_project_template.tracking.operations import Operation, model_operation
 from ml_project_template.utils.secrets import find_secrets, public_url, redact
 
 if TYPE_CHECKING:
@@ -164,31 +158,16 @@ class MLflowRun(Run):
     ) -> None:
         """Store a local model directory as an MLflow model that scores raw rows.
 
-        The model is a folder of plain files: MLflow's ``loader_module`` names the function that
-        reads it, so nothing is pickled, and the requirements are given, so that MLflow does not
-        load the model in a process of its own to find them.
+        See `write_mlflow_model`.
         """
         if not self.wants_model:
             return
-        from mlflow.models import Model
-        from mlflow.pyfunc import save_model
-        from pandas import DataFrame
-
         with tempfile.TemporaryDirectory() as staging:
             path = Path(staging, MODEL_NAME)
-            # It warns of what no user can mend, such as a virtual environment without pip.
-            with one_line(self._uri), log_level("mlflow.utils.environment", logging.ERROR):
-                save_model(
-                    path=path,
-                    loader_module=LOADER_MODULE,
-                    data_path=str(Path(directory).resolve()),
-                    signature=model_signature(signature),
-                    input_example=DataFrame([dict(row) for row in sample]),
-                    pip_requirements=pinned(requirements),
-                    mlflow_model=Model(artifact_path=MODEL_NAME, run_id=self.id),
-                )
-            content = {"name": MODEL_NAME, "upload": uuid.uuid4().hex}
-            self._outbox.put(Operation("model", content, path))
+            with one_line(self._uri):
+                files = ModelFiles(Path(directory), signature, sample, requirements)
+                write_mlflow_model(path, files, run_id=self.id)
+            self._outbox.put(model_operation(path))
 
     def end(self, status: str, console: Path, error: BaseException | None = None) -> None:
         """Send what is left and set the end state.
