@@ -33,6 +33,11 @@ FOREIGN = (
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long: nobody waits at the end for a single process."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c() -> None:
     """Let programs that are started here be interrupted, also in tests run in the background.

@@ -11,18 +11,20 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.object_store import ObjectStore
 from tests.servers import ServerProcess
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+USE = "## Use a model"
 
 
-def _blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def _blocks(language: str, text: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
-def clone(workspace: Path) -> dict[str, str]:
-    """A folder to run commands in, with a ``uv`` that runs what is installed already."""
+def clone(workspace: Path, object_store: ObjectStore) -> dict[str, str]:
+    """A folder to run commands in, with a ``uv`` that runs what is installed, and an S3 store."""
     programs = workspace / "programs"
     programs.mkdir()
     python = Path(sys.executable).parent
@@ -34,30 +36,32 @@ def clone(workspace: Path) -> dict[str, str]:
     )
     return {
         **os.environ,
+        **object_store.environment,
+        "S3_DATA_BUCKET": object_store.new_bucket(),
+        "S3_MODEL_BUCKET": object_store.new_bucket(),
         "PATH": f"{programs}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
     }
 
 
-def test_the_commands_of_the_readme_run(clone: dict[str, str], workspace: Path) -> None:
-    commands = [block for block in _blocks("bash") if "uv run" in block]
-    assert len(commands) >= 6
-    main_job = "uv run python -m entrypoints.train model=mlp data=iris\n"
-    script = "set -euo pipefail\n" + main_job + "".join(commands).replace("8000", _free_port())
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=workspace,
-        env=clone,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert '"predictions":["setosa"]' in done.stdout
+@pytest.mark.long
+def test_the_commands_that_train_run(clone: dict[str, str], workspace: Path) -> None:
+    output = _run_commands(README[: README.index(USE)], clone, workspace)
+    assert "again     uv run python -m entrypoints.train --config-dir" in output
+    assert (workspace / ".data" / "raw" / "wine.csv").is_file()
+    assert (workspace / ".models" / "my_mlp" / "manifest.json").is_file()
+
+
+@pytest.mark.long
+def test_the_commands_that_use_models_run(clone: dict[str, str], workspace: Path) -> None:
+    used = README[README.index(USE) :]
+    output = _run_commands(used, clone, workspace)
+    assert '"predictions":["setosa"]' in output
+    assert "Gate: accuracy on test is 0.9" in output
+    assert "Promote: iris@champion is version 1 now" in output
     assert (workspace / "scored.parquet").is_file()
-    blocks = _blocks("python")
+    blocks = _blocks("python", used)
     (loading,) = [block for block in blocks if ".models/iris_mlp" in block]
     output = _run_python(loading, workspace, clone)
     assert "['setosa']" in output
@@ -72,6 +76,27 @@ def test_the_commands_of_the_readme_run(clone: dict[str, str], workspace: Path) 
             assert "setosa" in _run_python(code, workspace, clone), code
     finally:
         server.end()
+
+
+def _run_commands(text: str, clone: dict[str, str], workspace: Path) -> str:
+    """Run the commands of a part of the README after the main job."""
+    commands = [block for block in _blocks("bash", text) if "uv run" in block]
+    assert len(commands) >= 4
+    main_job = "uv run python -m entrypoints.train model=mlp data=iris\n"
+    script = "set -euo pipefail\n" + main_job + "".join(commands).replace("8000", _free_port())
+    script = script.replace("s3://datasets/", f"s3://{clone['S3_DATA_BUCKET']}/")
+    script = script.replace("s3://models/", f"s3://{clone['S3_MODEL_BUCKET']}/")
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=workspace,
+        env=clone,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
 
 
 def _run_python(code: str, workspace: Path, environment: dict[str, str]) -> str:
