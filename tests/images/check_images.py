@@ -321,6 +321,7 @@ def test_packages_in_the_folder_of_the_work_add_to_the_image_and_change_nothing_
         "raise SystemExit('not the code of the image')"
     )
     (tmp_path / "own_models.py").touch()
+    tmp_path.chmod(0o755)
     options = ("--volume", f"{tmp_path}:/work:ro", "--entrypoint", "python")
     ask = "import entrypoints, own_models; print(entrypoints.__file__, own_models.__file__)"
     done = engine.run(BOOSTING, "-c", ask, options=options)
