@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from hydra.core.utils import JobReturn
@@ -11,7 +12,7 @@ from hydra.plugins.launcher import Launcher
 from entrypoints._trial import TRIAL_TAG, TrialRunner
 from ml_project_template.errors import SweepError
 from ml_project_template.sweeps.worker import TrialContext
-from ml_project_template.tracking import PARENT_TAG, MLflowTracker
+from ml_project_template.tracking import PARENT_TAG, MLflowTracker, UnreachableError
 
 if TYPE_CHECKING:
     from entrypoints._plan import Plan
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from ml_project_template.sweeps.study import Claim, SweepStudy
 
 __all__ = ["launch_trials"]
+
+log = logging.getLogger(__name__)
 
 
 def launch_trials(
@@ -75,10 +78,14 @@ def _record(
     metrics: dict[str, float] = {}
     if isinstance(tracker, MLflowTracker) and runner.parent_run_id is not None:
         tags = {PARENT_TAG: runner.parent_run_id, TRIAL_TAG: str(trial.number)}
-        run_id = tracker.find_run(runner.experiment_name, tags)
-        if run_id is not None:
-            metrics = tracker.final_metrics(run_id)
-            trial.note(run_id=run_id)
+        try:
+            run_id = tracker.find_run(runner.experiment_name, tags)
+            if run_id is not None:
+                metrics = tracker.final_metrics(run_id)
+                trial.note(run_id=run_id)
+        except UnreachableError as error:
+            # The trial counts by what the job returned.
+            log.warning("trial %d: its run is not known. %s", trial.number, error)
     try:
         # Raises what the job has raised.
         value = returned.return_value

@@ -81,11 +81,20 @@ def training_summary(report: TrainingReport, cfg: DictConfig) -> str:
         model = f"runs:/{report.run_id}/model"
     if report.run_id is not None:
         rows.append(("run", f"{report.run_id} (experiment {cfg.experiment_name})"))
+        rows += _unsent(report.run_id)
     rows.append(("took", f"{report.seconds:.1f} s"))
     steps = where_to_look(report.run_id, report.experiment_id, cfg)
     if model is not None:
         steps += model_commands(model)
     return "\n".join(["", metrics_table(by_split), "", *facts(rows), "", *facts(steps)])
+
+
+def _unsent(run_id: str) -> list[tuple[str, str]]:
+    """Say where what the tracking server did not take waits, and how it is sent."""
+    from ml_project_template.tracking_address import UNSENT_RUNS
+
+    folder = UNSENT_RUNS / run_id
+    return [("unsent", f"{folder}: {command(['sync'])}")] if folder.is_dir() else []
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> list[str]:
@@ -137,7 +146,7 @@ def where_to_look(
 def command(words: Sequence[str]) -> str:
     """Write a command as it can be typed here: a stage and its arguments."""
     stage, *overrides = words
-    return f"{_python()} -m entrypoints.{stage} {shlex.join(overrides)}"
+    return " ".join([f"{_python()} -m entrypoints.{stage}", *map(shlex.quote, overrides)])
 
 
 def _python() -> str:

@@ -30,6 +30,17 @@ def test_metrics_stand_in_rows_and_splits_in_columns() -> None:
     ]
 
 
+def test_what_could_not_be_sent_is_named_with_the_command_that_sends_it(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    cfg = compose_config("train", ["data=csv", "data.path=my.csv", "data.target_column=y"])
+    assert "unsent" not in training_summary(REPORT, cfg)
+    (workspace / ".unsent" / "runs" / "abc").mkdir(parents=True)
+    told = "unsent    .unsent/runs/abc: python -m entrypoints.sync\n"
+    assert told in training_summary(REPORT, cfg)
+
+
 def test_the_commands_that_come_next_repeat_what_was_chosen(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ from ml_project_template.errors import TrackingError
 from ml_project_template.models import GBClassifier
 from ml_project_template.models.base import TrainingReport
 from ml_project_template.tracking import MLflowTracker, download_model, outbox, waiting_runs
+from ml_project_template.tracking.client import find_run
 from tests.conftest import ROOT, CommandLine
 from tests.object_store import ObjectStore, start_object_store
 from tests.servers import wait_until
@@ -325,6 +326,12 @@ def test_runs_below_an_open_one_are_made_later(site: Site, workspace: Path) -> N
     client = MlflowClient(site.uri)
     experiment = client.get_experiment_by_name("below")
     assert experiment is not None
+
+    # What was noted of the trial meanwhile, such as in its model directory, still leads to it.
+    late = find_run(client, str(trial.id))
+    assert late is not None
+    assert late.info.run_name == "1"
+    assert find_run(client, "f" * 32) is None
 
     def check() -> None:
         runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}

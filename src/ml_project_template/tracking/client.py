@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 __all__ = [
+    "LOCAL_ID_TAG",
     "UnreachableError",
     "find_experiment",
+    "find_run",
     "import_mlflow",
     "log_level",
     "one_line",
@@ -38,6 +41,9 @@ __all__ = [
     "transfer_timeout",
     "warm_up",
 ]
+
+# What a run is called until it is made. MLflow's page shows no tags of its own kind.
+LOCAL_ID_TAG = "mlflow.localRunId"
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -138,6 +144,26 @@ def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
             f"with: mlflow experiments restore --experiment-id {found.experiment_id}"
         )
     return str(found.experiment_id)
+
+
+def find_run(client: MlflowClient, run_id: str) -> Run | None:
+    """Find a run by its id, or by the local id that it had before it could be made.
+
+    Returns:
+        The run; None if there is none.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+    if re.fullmatch(r"[0-9a-f]{32}", run_id) is None:
+        return None
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    made = client.search_runs(experiments, f"tags.`{LOCAL_ID_TAG}` = '{run_id}'", max_results=1)
+    return made[0] if made else None
 
 
 def own_timeout() -> int | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.tracking.client import (
+    find_run,
     log_level,
     one_line,
     open_client,
@@ -101,7 +102,10 @@ def _model_location(client: MlflowClient, uri: str) -> str:
     names = parts.path.strip("/").split("/")
     if parts.scheme == "runs" and len(names) == 2:
         run_id, name = names
-        outputs = client.get_run(run_id).outputs
+        run = find_run(client, run_id)
+        if run is None:
+            raise TrackingError(f"There is no run '{run_id}'.")
+        outputs = run.outputs
         for output in reversed(outputs.model_outputs if outputs else []):
             logged = client.get_logged_model(output.model_id)
             if logged.name == name:

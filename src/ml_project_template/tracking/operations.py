@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.tracking.client import (
+    LOCAL_ID_TAG,
     UnreachableError,
     find_experiment,
     one_line,
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
 
 __all__ = [
-    "LOCAL_ID_TAG",
     "PARENT_TAG",
     "SESSION_TAG",
     "Opening",
@@ -46,8 +46,6 @@ __all__ = [
 
 _FILES = frozenset({"artifact", "model"})
 PARENT_TAG = "mlflow.parentRunId"
-# What a run is called until it is made. MLflow's page shows no tags of its own kind.
-LOCAL_ID_TAG = "mlflow.localRunId"
 # How often a run was opened, on those that were opened again.
 SESSION_TAG = "session"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 from pydantic import Field
 
 from ml_project_template.errors import ConfigError, ModelError, TrackingError, unknown
-from ml_project_template.tracking.client import log_level, one_line, open_client
+from ml_project_template.tracking.client import find_run, log_level, one_line, open_client
 from ml_project_template.tracking.models import MODEL_NAME, ModelFiles, write_mlflow_model
 from ml_project_template.tracking.operations import RunAddress, Sender, model_operation
 from ml_project_template.tracking_address import check_reachable, tracking_uri
@@ -98,6 +98,7 @@ def promote_model(
     with one_line(address), log_level("mlflow", logging.WARNING):
         client = open_client(address)
         run = _find_run(client, run_id, address)
+        run_id = run.info.run_id
         model_id = _logged_model(client, run)
         if model_id is None and files is None:
             raise TrackingError(
@@ -132,7 +133,7 @@ def promote_model(
 
 
 def _find_run(client: MlflowClient, run_id: str, address: str) -> Run:
-    run = _or_none(lambda: client.get_run(run_id))
+    run = find_run(client, run_id)
     if run is None:
         raise TrackingError(f"There is no run '{run_id}' at '{public_url(address)}'.")
     return run

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ml_project_template.errors import TrackingError
 from ml_project_template.runs import Run, Tracker
 from ml_project_template.tracking.client import (
+    LOCAL_ID_TAG,
     find_experiment,
     one_line,
     open_client,
@@ -21,7 +22,6 @@ from ml_project_template.tracking.client import (
     quiet,
 )
 from ml_project_template.tracking.operations import (
-    LOCAL_ID_TAG,
     PARENT_TAG,
     SESSION_TAG,
     Opening,
