@@ -11,7 +11,7 @@ COMPOSE ?= docker compose
 # Each command is a process of its own: without bytecode on disk it would compile all its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train test lint format types imports check bench soak mlflow services images images-test clean
+.PHONY: help setup train test coverage lint format types imports check bench soak mlflow services images images-test clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -26,8 +26,12 @@ setup: $(filter .uv/bin/uv,$(UV)) ## install everything into .venv
 train: setup ## train the network on iris; more settings: make train ARGS="model=gb seed=0"
 	$(RUN) python -m entrypoints.train model=mlp data=iris $(ARGS)
 
-test: setup ## run the tests with coverage
-	$(RUN) pytest -n auto --dist worksteal --cov --cov-report=term-missing:skip-covered $(ARGS)
+test: setup ## run the tests
+	$(RUN) pytest -n auto --dist worksteal $(ARGS)
+
+# A third slower than the tests alone.
+coverage: override ARGS += --cov --cov-report=term-missing:skip-covered
+coverage: test ## run the tests, and see that they reach the code
 
 lint: setup ## ruff: rules and format
 	$(RUN) ruff check .
@@ -43,7 +47,7 @@ types: setup ## mypy, strict
 imports: setup ## who may import whom
 	$(RUN) lint-imports
 
-check: lint types imports test ## all that CI runs
+check: lint types imports coverage ## all that CI runs
 
 bench: setup ## how long things take, beside the ways there are without this project
 	$(RUN) python -m benchmarks.sweeps

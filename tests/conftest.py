@@ -33,6 +33,13 @@ FOREIGN = (
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run one process more than there are processors: some tests only wait."""
+    return (
+        len(os.sched_getaffinity(0)) + 1 if sys.platform == "linux" else (os.cpu_count() or 1) + 1
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long: nobody waits at the end for a single process."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)

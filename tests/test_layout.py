@@ -69,6 +69,7 @@ def test_a_wrong_key_is_told_before_anything_heavy_is_imported(workspace: Path) 
     assert loaded.isdisjoint({"torch", "mlflow", "sklearn", "lightning", "pandas"})
 
 
+@pytest.mark.long
 def test_boosting_never_imports_torch(workspace: Path) -> None:
     train = _command("train", "model=gb", "data=iris", "model.max_iter=5")
     loaded = _modules_after(train, workspace)

@@ -31,6 +31,7 @@ def _name(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex[:8]}"
 
 
+@pytest.mark.long
 def test_the_pipeline_trains_and_promotes_whatever_dies_on_the_way(
     cluster: Cluster, runner: MakeRunner, start_server: Callable[..., ServerProcess]
 ) -> None:
@@ -87,6 +88,7 @@ def test_the_pipeline_trains_and_promotes_whatever_dies_on_the_way(
     assert "class_2" in json.dumps(info)
 
 
+@pytest.mark.long
 def test_a_model_that_is_not_good_enough_goes_no_further(
     cluster: Cluster, runner: MakeRunner
 ) -> None:
@@ -132,6 +134,7 @@ def test_a_typo_ends_the_pipeline_before_anything_is_done(
     assert cluster.runs(name) == []
 
 
+@pytest.mark.long
 def test_workers_of_a_sweep_share_one_study(
     cluster: Cluster, runner: MakeRunner, postgresql: str
 ) -> None:

@@ -161,6 +161,7 @@ def undisturbed(
     return found
 
 
+@pytest.mark.long
 def test_a_server_that_is_killed_costs_a_training_nothing(
     site: Site,
     iris: TabularDataset,
@@ -417,6 +418,7 @@ def test_a_sync_that_is_killed_is_gone_on_with_by_the_next(
     assert run.info.status == "KILLED"
 
 
+@pytest.mark.long
 def test_a_command_ends_well_in_time_while_the_server_does_not_answer(
     site: Site, workspace: Path, command_line: CommandLine
 ) -> None:

@@ -792,7 +792,7 @@ def test_a_model_is_found_by_run_by_version_and_by_alias(
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("runs:/0123456789abcdef0123456789abcdef/model", "failed"),
+        ("runs:/0123456789abcdef0123456789abcdef/model", "There is no run '0123456789abcdef"),
         ("runs:/{run}/other", "has no model 'other'"),
         ("runs:/{run}", "names no model"),
         ("models:/nobody@champion", "failed"),

@@ -470,6 +470,7 @@ def test_an_endpoint_that_is_no_address_is_told(
         io.exists("s3://bucket/key")
 
 
+@pytest.mark.long
 def test_a_store_that_stalls_is_given_up_and_waited_for_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
