@@ -342,7 +342,10 @@ def test_a_signal_ends_a_training_as_killed_and_keeps_the_old_model(
     while not _is_fitting(workspace / "mlflow.db") and time.monotonic() < deadline:
         time.sleep(0.5)
     process.send_signal(number)
-    output, _ = process.communicate(timeout=60)
+    try:
+        output, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 128 + number, output
     (run,) = MlflowClient(f"sqlite:///{workspace}/mlflow.db").search_runs(["1"])
     assert run.info.status == "KILLED"

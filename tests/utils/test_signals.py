@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+import time
+import weakref
 
 import pytest
 
@@ -34,6 +37,50 @@ def test_a_signal_waits_for_the_end_of_a_block(
             block()
         assert signal.getsignal(number) == before
     assert steps == ["made", "known"]
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGTERM, Terminated), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_is_heard_again_where_the_exception_was_swallowed(
+    number: signal.Signals, raised: type[BaseException]
+) -> None:
+    class Thing:
+        pass
+
+    heard = []
+
+    def gone(_: object) -> None:
+        # As the garbage collector calls it, from where no exception gets out.
+        heard.append(number)
+        signal.raise_signal(number)
+        heard.append(number)
+
+    things = [Thing()]
+    references = [weakref.ref(things[0], gone)]
+
+    def work() -> None:
+        things.clear()
+        time.sleep(60)
+
+    hook = sys.unraisablehook
+    with pytest.raises(raised), stopping_by_exception():
+        work()
+    assert heard == [number]
+    assert references[0]() is None
+    assert sys.unraisablehook is hook
+
+
+def test_what_else_can_not_be_raised_is_told_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Thing:
+        def __del__(self) -> None:
+            raise KeyError("lost")
+
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: told.append(args.exc_type))
+    with stopping_by_exception():
+        Thing()
+    assert told == [KeyError]
 
 
 def test_an_error_of_the_block_is_not_lost_where_nobody_asks_to_stop() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ _STOPPED = frozenset(
     for name in ("SIGHUP", "SIGINT", "SIGTERM")
     if (number := getattr(signal, name, None)) is not None
 )
+_AGAIN_SECONDS = 0.01
 
 
 class Terminated(SystemExit):
@@ -62,11 +64,29 @@ def stopping_by_exception() -> Iterator[None]:
         if (number := getattr(signal, name, None)) is not None
         and signal.getsignal(number) == signal.SIG_DFL
     ]
+    if not numbers:
+        yield
+        return
+
+    def hear_again(unraisable: sys.UnraisableHookArgs) -> None:
+        error = unraisable.exc_value
+        if os.getpid() != owner or not isinstance(error, Terminated | KeyboardInterrupt):
+            before(unraisable)
+            return
+        # Raised where nothing can be: in a destructor, or in what the garbage collector calls.
+        asked.clear()
+        number = error.signum if isinstance(error, Terminated) else signal.SIGINT
+        again = threading.Timer(_AGAIN_SECONDS, os.kill, (owner, number))
+        again.daemon = True
+        again.start()
+
     for number in numbers:
         signal.signal(number, stop)
+    before, sys.unraisablehook = sys.unraisablehook, hear_again
     try:
         yield
     finally:
+        sys.unraisablehook = before
         for number in numbers:
             signal.signal(number, signal.SIG_DFL)
 
