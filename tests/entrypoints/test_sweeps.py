@@ -426,6 +426,7 @@ def test_what_is_edited_while_a_sweep_runs_does_not_change_it(
             '''
             """A booster that edits its own configuration file while it is trained."""
 
+            import os
             from pathlib import Path
 
             from ml_project_template.models import register
@@ -441,7 +442,10 @@ def test_what_is_edited_while_a_sweep_runs_does_not_change_it(
 
                 def _fit(self, train_data, val_data=None) -> None:
                     file = Path("conf/model/meddler.yaml")
-                    file.write_text(file.read_text().replace("max_iter: 5", "max_iter: 9"))
+                    edited = file.with_name(f"{os.getpid()}.new")
+                    edited.write_text(file.read_text().replace("max_iter: 5", "max_iter: 9"))
+                    # In one step: two workers may do this at once.
+                    edited.replace(file)
                     super()._fit(train_data, val_data)
             '''
         )
