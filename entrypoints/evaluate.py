@@ -18,8 +18,6 @@ from ml_project_template.utils.io import write_json
 
 log = logging.getLogger(__name__)
 
-_METRICS = ("accuracy", "f1_macro", "log_loss", "loss", "roc_auc")
-
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
     """Compute the metrics of ``cfg.model.path`` on the raw rows of a split of ``cfg.data``.
@@ -96,8 +94,10 @@ def _check_gate(cfg: DictConfig) -> None:
         if bounds:
             raise ConfigError(f"gate.metric: is required with gate.{next(iter(bounds))}")
         return
-    if gate.metric not in _METRICS:
-        raise ConfigError(f"gate.metric: {unknown('metric', str(gate.metric), _METRICS)}")
+    from ml_project_template.training.metrics import METRICS
+
+    if gate.metric not in METRICS:
+        raise ConfigError(f"gate.metric: {unknown('metric', str(gate.metric), METRICS)}")
     if not bounds:
         raise ConfigError("gate.min: is required with gate.metric, or gate.max for a loss")
     if "min" in bounds and "max" in bounds and bounds["min"] > bounds["max"]:

@@ -11,6 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from ml_project_template.errors import ConfigError
 from ml_project_template.training.metrics import (
+    METRICS,
     better_direction,
     classification_metrics,
     confusion_counts,
@@ -130,6 +131,7 @@ def test_the_direction_of_every_metric_is_the_one_in_which_predictions_get_bette
     y, chances = _case(3, seed=0)
     right = np.eye(3)[y]
     worse = classification_metrics(y, chances)
+    assert set(worse) == set(METRICS)
     better = classification_metrics(y, 0.5 * chances + 0.5 * right)
     for name, value in better.items():
         direction = "minimize" if value < worse[name] else "maximize"

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ml_project_template.errors import ConfigError
 
 __all__ = [
+    "METRICS",
     "ClassWeight",
     "better_direction",
     "classification_metrics",
@@ -21,6 +22,9 @@ __all__ = [
 ]
 
 ClassWeight = Literal["balanced"] | list[float] | None
+
+METRICS = ("accuracy", "f1_macro", "log_loss", "loss", "roc_auc")
+"""What `classification_metrics` computes."""
 
 
 def better_direction(metric: str) -> Literal["minimize", "maximize"] | None:
