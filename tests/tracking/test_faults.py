@@ -25,7 +25,7 @@ from ml_project_template.errors import TrackingError
 from ml_project_template.models import GBClassifier
 from ml_project_template.models.base import TrainingReport
 from ml_project_template.tracking import MLflowTracker, download_model, outbox, waiting_runs
-from ml_project_template.tracking.client import find_run
+from ml_project_template.tracking.finding import find_run
 from tests.conftest import ROOT, CommandLine
 from tests.object_store import ObjectStore, start_object_store
 from tests.servers import wait_until

@@ -17,20 +17,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
-from ml_project_template.tracking_address import UnreachableError, build_once, sqlite_path
+from ml_project_template.tracking_address import (
+    UnreachableError,
+    build_once,
+    check_reachable,
+    sqlite_path,
+    tracking_uri,
+)
 from ml_project_template.utils.secrets import find_secrets, public_url, redact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 __all__ = [
-    "LOCAL_ID_TAG",
     "UnreachableError",
     "find_experiment",
-    "find_run",
     "import_mlflow",
     "log_level",
     "one_line",
@@ -38,12 +41,10 @@ __all__ = [
     "own_randomness",
     "own_timeout",
     "quiet",
+    "reached",
     "transfer_timeout",
     "warm_up",
 ]
-
-# What a run is called until it is made. MLflow's page shows no tags of its own kind.
-LOCAL_ID_TAG = "mlflow.localRunId"
 
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _RETRIES = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
@@ -146,24 +147,20 @@ def find_experiment(client: MlflowClient, name: str, uri: str) -> str:
     return str(found.experiment_id)
 
 
-def find_run(client: MlflowClient, run_id: str) -> Run | None:
-    """Find a run by its id, or by the local id that it had before it could be made.
+@contextlib.contextmanager
+def reached(uri: str | None = None) -> Iterator[tuple[MlflowClient, str]]:
+    """Reach the store of an address for the time of a block: a client, and the address in full.
 
-    Returns:
-        The run; None if there is none.
+    Args:
+        uri: The address; None as for `tracking_uri`.
+
+    Raises:
+        TrackingError: It can't be reached, or something in the block is refused; in one line.
     """
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_run(run_id)
-    except MlflowException as error:
-        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            raise
-    if re.fullmatch(r"[0-9a-f]{32}", run_id) is None:
-        return None
-    experiments = [found.experiment_id for found in client.search_experiments()]
-    made = client.search_runs(experiments, f"tags.`{LOCAL_ID_TAG}` = '{run_id}'", max_results=1)
-    return made[0] if made else None
+    address = tracking_uri(uri)
+    check_reachable(address)
+    with one_line(address), quiet():
+        yield open_client(address), address
 
 
 def own_timeout() -> int | None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ml_project_template.tracking.client import log_level, one_line, open_client
+from ml_project_template.tracking.client import reached
+from ml_project_template.tracking.finding import runs_anywhere, tagged
 from ml_project_template.tracking.run import plain_tags
-from ml_project_template.tracking_address import check_reachable, tracking_uri
 from ml_project_template.utils.secrets import find_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from collections.abc import Mapping
 
 __all__ = ["FAILED_STEPS_TAG", "STATUS_TAG", "WORKFLOW_TAG", "ClosedRuns", "close_workflow_runs"]
 
@@ -24,7 +20,6 @@ STATUS_TAG = "workflow_status"
 FAILED_STEPS_TAG = "workflow_failed_steps"
 
 _OPEN = ("RUNNING", "SCHEDULED")
-_EXPERIMENTS_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -61,47 +56,22 @@ def close_workflow_runs(
         TrackingError: The server can't be used.
     """
     from_end = {"Failed": "FAILED"}
-    address = tracking_uri(uri)
-    check_reachable(address)
     told = "; ".join(f"{step}: {message}".rstrip(": ") for step, message in failed_steps.items())
     tags = {STATUS_TAG: status, FAILED_STEPS_TAG: told or None}
-    tagged, ended = [], {}
-    with one_line(address), log_level("mlflow", logging.WARNING):
-        client = open_client(address)
+    marked, ended = [], {}
+    with reached(uri) as (client, address):
         rows = _tag_rows(tags, find_secrets({"uri": address}))
-        for run in list(_runs(client, workflow)):
+        for run in list(runs_anywhere(client, tagged({WORKFLOW_TAG: workflow}))):
             run_id = run.info.run_id
             client.log_batch(run_id, tags=rows)
-            tagged.append(run_id)
+            marked.append(run_id)
             if run.info.status in _OPEN:
                 ended[run_id] = from_end.get(status, "KILLED")
                 client.set_terminated(run_id, ended[run_id])
-    return ClosedRuns(tuple(tagged), ended)
+    return ClosedRuns(tuple(marked), ended)
 
 
 def _tag_rows(tags: Mapping[str, Any], secrets: set[str]) -> list[Any]:
     from mlflow.entities import RunTag
 
     return [RunTag(key, text) for key, text in plain_tags(tags, secrets).items()]
-
-
-def _runs(client: MlflowClient, workflow: str) -> Iterator[Run]:
-    """Find the runs of a workflow, in whatever experiments they are."""
-    quoted = f'"{workflow}"' if "'" in workflow else f"'{workflow}'"
-    experiments = [each.experiment_id for each in _pages(client.search_experiments)]
-    for start in range(0, len(experiments), _EXPERIMENTS_AT_ONCE):
-        yield from _pages(
-            client.search_runs,
-            experiment_ids=experiments[start : start + _EXPERIMENTS_AT_ONCE],
-            filter_string=f"tags.`{WORKFLOW_TAG}` = {quoted}",
-        )
-
-
-def _pages(search: Any, **arguments: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(page_token=token, **arguments)
-        yield from page
-        token = page.token
-        if not token:
-            return

@@ -14,14 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
-from ml_project_template.tracking.client import (
-    find_run,
-    log_level,
-    one_line,
-    open_client,
-    transfer_timeout,
-)
-from ml_project_template.tracking_address import check_reachable, tracking_uri
+from ml_project_template.tracking.client import log_level, reached, transfer_timeout
+from ml_project_template.tracking.finding import find_run
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -58,10 +52,7 @@ def download_model(uri: str, store: str | None = None) -> str:
     Raises:
         TrackingError: There is no such model, or it is none of ours.
     """
-    address = tracking_uri(store)
-    check_reachable(address)
-    with one_line(address):
-        client = open_client(address)
+    with reached(store) as (client, address):
         from mlflow.artifacts import download_artifacts
 
         location = _model_location(client, uri)

@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.tracking.client import (
-    LOCAL_ID_TAG,
     UnreachableError,
     find_experiment,
     one_line,
     open_client,
     transfer_timeout,
 )
+from ml_project_template.tracking.finding import LOCAL_ID_TAG, find_run, tagged
 from ml_project_template.tracking.models import MODEL_NAME
 
 if TYPE_CHECKING:
@@ -189,36 +189,25 @@ class Sender:
     def _make(self, opening: Opening) -> None:
         """Make the run, unless an earlier attempt did."""
         experiment_id = find_experiment(self._client, opening.experiment_name, self._uri)
-        found = self._find(experiment_id, self._run.run_id)
-        if found is None:
+        query = tagged({LOCAL_ID_TAG: self._run.run_id})
+        made = self._client.search_runs([experiment_id], query, max_results=1)
+        if made:
+            run = made[0]
+        else:
             tags = {**opening.tags}
             if PARENT_TAG in tags:
-                tags[PARENT_TAG] = self._parent(experiment_id, tags[PARENT_TAG])
+                tags[PARENT_TAG] = self._parent(tags[PARENT_TAG])
             run = self._client.create_run(
                 experiment_id, opening.start_time, tags, run_name=opening.run_name
             )
-            found = run.info.run_id
-        self._run_id, self._experiment_id = found, experiment_id
+        self._run_id, self._experiment_id = run.info.run_id, experiment_id
 
-    def _parent(self, experiment_id: str, run_id: str) -> str:
+    def _parent(self, run_id: str) -> str:
         """The id of the run above, which may have had to be made, too."""
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self._client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            found = self._find(experiment_id, run_id)
-            if found is None:
-                raise UnreachableError(f"The run above, {run_id}, is not there yet.") from None
-            return found
-        return run_id
-
-    def _find(self, experiment_id: str, local_id: str) -> str | None:
-        query = f"tags.`{LOCAL_ID_TAG}` = '{local_id}'"
-        found = self._client.search_runs([experiment_id], query, max_results=1)
-        return found[0].info.run_id if found else None
+        found = find_run(self._client, run_id)
+        if found is None:
+            raise UnreachableError(f"The run above, {run_id}, is not there yet.")
+        return str(found.info.run_id)
 
     def _params(self, operation: Operation) -> None:
         from mlflow.entities import Param

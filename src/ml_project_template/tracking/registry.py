@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from ml_project_template.errors import ConfigError, ModelError, TrackingError, unknown
-from ml_project_template.tracking.client import find_run, log_level, one_line, open_client
+from ml_project_template.tracking.client import reached
+from ml_project_template.tracking.finding import find_run, found_or_none, quoted
 from ml_project_template.tracking.models import MODEL_NAME, ModelFiles, write_mlflow_model
 from ml_project_template.tracking.operations import RunAddress, Sender, model_operation
-from ml_project_template.tracking_address import check_reachable, tracking_uri
 from ml_project_template.utils.secrets import public_url
 
 if TYPE_CHECKING:
@@ -28,11 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["Direction", "Promotion", "promote_model"]
 
 Direction = Literal["minimize", "maximize"]
-Found = TypeVar("Found")
 
 # What decides which rows of a table are for the test, and what they are tested for.
 _SPLIT_PARAMS = ("target_column", "test_size", "val_size", "random_state")
-_ABSENT = frozenset({"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"})
 
 
 @dataclass(frozen=True)
@@ -93,10 +90,7 @@ def promote_model(
         ModelError: The model is not good enough, or can't be compared.
         TrackingError: There is no such run, there is no model of it, or the server can't be used.
     """
-    address = tracking_uri(uri)
-    check_reachable(address)
-    with one_line(address), log_level("mlflow", logging.WARNING):
-        client = open_client(address)
+    with reached(uri) as (client, address):
         run = _find_run(client, run_id, address)
         run_id = run.info.run_id
         model_id = _logged_model(client, run)
@@ -165,13 +159,13 @@ def _log_model(client: MlflowClient, run: Run, address: str, files: ModelFiles) 
 
 
 def _version_of_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    return _or_none(lambda: client.get_model_version_by_alias(name, alias))
+    return found_or_none(lambda: client.get_model_version_by_alias(name, alias))
 
 
 def _run_of(client: MlflowClient, version: ModelVersion | None) -> Run | None:
     """The run of a version; None if it has none that is still there."""
     run_id = None if version is None else version.run_id
-    return _or_none(lambda: client.get_run(run_id)) if run_id else None
+    return found_or_none(lambda: client.get_run(run_id)) if run_id else None
 
 
 def _version_of_run(client: MlflowClient, name: str, run_id: str, model_id: str) -> str:
@@ -183,10 +177,8 @@ def _version_of_run(client: MlflowClient, name: str, run_id: str, model_id: str)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    # A name may hold a quote: MLflow's filters take it between the other ones.
-    quoted = f'"{name}"' if "'" in name else f"'{name}'"
     source = f"models:/{model_id}"
-    known = client.search_model_versions(f"name={quoted} and run_id='{run_id}'")
+    known = client.search_model_versions(f"name={quoted(name)} and run_id='{run_id}'")
     for version in sorted(known, key=lambda version: int(version.version), reverse=True):
         if version.source == source:
             return str(version.version)
@@ -257,15 +249,3 @@ def _digests(run: Run) -> set[str]:
 
 def _short(digests: set[str]) -> str:
     return "/".join(sorted(digest[:12] for digest in digests)) or "unknown"
-
-
-def _or_none(find: Callable[[], Found]) -> Found | None:
-    """Find a thing on MLflow; None if it is not there."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return find()
-    except MlflowException as error:
-        if error.error_code not in _ABSENT:
-            raise
-        return None

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from ml_project_template.errors import TrackingError
 from ml_project_template.runs import Run, Tracker
 from ml_project_template.tracking.client import (
-    LOCAL_ID_TAG,
     find_experiment,
-    one_line,
-    open_client,
     own_randomness,
     quiet,
+    reached,
 )
+from ml_project_template.tracking.finding import LOCAL_ID_TAG, pages, tagged
 from ml_project_template.tracking.operations import (
     PARENT_TAG,
     SESSION_TAG,
@@ -34,7 +33,6 @@ from ml_project_template.tracking.run import CONSOLE_LOG, ERROR_TAG, MLflowRun, 
 from ml_project_template.tracking_address import (
     UNSENT_RUNS,
     UnreachableError,
-    check_reachable,
     tracking_uri,
 )
 from ml_project_template.utils.console import captured_log
@@ -182,9 +180,8 @@ class MLflowTracker(Tracker):
             experiment = client.get_experiment_by_name(experiment_name)
             if experiment is None:
                 return None
-            quoted = {key: f'"{v}"' if "'" in v else f"'{v}'" for key, v in tags.items()}
-            wanted = " and ".join(f"tags.`{key}` = {value}" for key, value in quoted.items())
-            found = client.search_runs([experiment.experiment_id], wanted, max_results=1)
+            where = [experiment.experiment_id]
+            found = client.search_runs(where, tagged(tags), max_results=1)
             return found[0].info.run_id if found else None
 
     def final_metrics(self, run_id: str) -> dict[str, float]:
@@ -209,20 +206,13 @@ class MLflowTracker(Tracker):
         Raises:
             TrackingError: The server or database can't be used.
         """
-        found: dict[str, dict[str, str]] = {}
         with self._client() as (client, _, _):
-            experiment_id = client.get_run(run_id).info.experiment_id
-            token = None
-            while True:
-                page = client.search_runs(
-                    [experiment_id],
-                    f"tags.`{PARENT_TAG}` = '{run_id}' and attributes.status = 'RUNNING'",
-                    page_token=token,
-                )
-                found |= {run.info.run_id: dict(run.data.tags) for run in page}
-                token = page.token
-                if not token:
-                    return found
+            children = pages(
+                client.search_runs,
+                experiment_ids=[client.get_run(run_id).info.experiment_id],
+                filter_string=f"{tagged({PARENT_TAG: run_id})} and attributes.status = 'RUNNING'",
+            )
+            return {run.info.run_id: dict(run.data.tags) for run in children}
 
     def mark_running(self, run_id: str) -> None:
         """Say that others still work on a run that this process has ended.
@@ -255,10 +245,8 @@ class MLflowTracker(Tracker):
     @contextlib.contextmanager
     def _client(self) -> Iterator[tuple[MlflowClient, str, set[str]]]:
         """Reach the store: a client, the address, and the secrets in the address."""
-        uri = tracking_uri(self.uri)
-        check_reachable(uri)
-        with one_line(uri), quiet():
-            yield open_client(uri), uri, find_secrets({"uri": uri})
+        with reached(self.uri) as (client, uri):
+            yield client, uri, find_secrets({"uri": uri})
 
     @contextlib.contextmanager
     def _running(
