@@ -89,7 +89,7 @@ def _preprocessing_problems(cfg: DictConfig) -> Iterator[str]:
 
 def _data_argument_problems(cfg: DictConfig) -> Iterator[str]:
     from entrypoints.preprocess import split_arguments
-    from ml_project_template.data.prepare import prepare
+    from ml_project_template.data import RawTable
     from ml_project_template.utils.io import exists
 
     if OmegaConf.is_missing(cfg.data, "target_column"):
@@ -100,10 +100,10 @@ def _data_argument_problems(cfg: DictConfig) -> Iterator[str]:
     if cfg.data.source is None and not exists(cfg.data.path, storage_options(cfg)):
         yield f"data.path: there is no file '{cfg.data.path}'"
     yield from check_arguments(
-        prepare,
+        RawTable,
         split_arguments(cfg),
         where="data",
-        ignore=("preprocessor", "output_root", "storage_options"),
+        ignore=("only_columns", "storage_options"),
     )
 
 
@@ -132,8 +132,7 @@ def _run_problems(cfg: DictConfig) -> Iterator[str]:
 
 
 def _data_problems(cfg: DictConfig) -> Iterator[str]:
-    from entrypoints.preprocess import split_arguments
-    from ml_project_template.data import TabularDataset
+    from entrypoints.preprocess import raw_table
     from ml_project_template.utils.io import exists
 
     if OmegaConf.is_missing(cfg.data, "target_column") or cfg.data.path is None:
@@ -144,14 +143,7 @@ def _data_problems(cfg: DictConfig) -> Iterator[str]:
         if source is not None and not source.startswith("sklearn:") and not exists(source, options):
             yield f"data.source: there is no file '{source}'"
         return
-    TabularDataset.from_file(
-        cfg.data.path,
-        target_column=cfg.data.target_column,
-        class_names=plain(cfg.data.class_names),
-        drop_columns=plain(cfg.data.drop_columns),
-        storage_options=options,
-        **split_arguments(cfg)["read_options"],
-    )
+    raw_table(cfg).read()
 
 
 def _storage_problems(cfg: DictConfig) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
 from hydra.errors import InstantiationException
@@ -52,13 +52,20 @@ def target_class(node: DictConfig, kind: type[T], *, where: str) -> type[T]:
     return found
 
 
-def build(node: DictConfig, kind: type[T], *, where: str) -> T:
+def build(
+    node: DictConfig,
+    kind: type[T],
+    *,
+    where: str,
+    instead: Callable[[type[T]], type[T]] | None = None,
+) -> T:
     """Make the object that a configuration names.
 
     Args:
         node: The part of the configuration with a ``_target_`` and the constructor's arguments.
         kind: What the object has to be.
         where: The key of that part, for messages.
+        instead: Chooses another class in the place of the one that is named.
 
     Returns:
         The object.
@@ -68,7 +75,11 @@ def build(node: DictConfig, kind: type[T], *, where: str) -> T:
     """
     from hydra.utils import instantiate
 
-    target_class(node, kind, where=where)
+    named = target_class(node, kind, where=where)
+    made_of = named if instead is None else instead(named)
+    if made_of is not named:
+        node = node.copy()
+        node._target_ = f"{made_of.__module__}.{made_of.__qualname__}"
     allowed = [f"{package}.*" for package in ModelRegistry.trusted_packages()]
     try:
         made = instantiate(node, _convert_="all", _execution_whitelist_=allowed)

@@ -54,7 +54,12 @@ def fit_model(
     """
     from ml_project_template.models.base import BaseModel
 
-    model = build(cfg.model, BaseModel, where="model")  # type: ignore[type-abstract]
+    model = build(
+        cfg.model,
+        BaseModel,  # type: ignore[type-abstract]
+        where="model",
+        instead=lambda found: found.for_task(train_data.task),
+    )
     settings = {
         key: changes[key] if key in changes else cfg[key]
         for key in ("experiment_name", "run_name", "model_path", "seed")
@@ -64,6 +69,7 @@ def fit_model(
         val_data=val_data,
         test_data=test_data,
         save_model=cfg.save_model,
+        threshold=cfg.threshold,
         tracking=tracker,
         # How a sweep went about it does not belong to what makes the model.
         config={key: value for key, value in plain(cfg).items() if key != "sweep"},

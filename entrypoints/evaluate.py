@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from entrypoints._shell import entrypoint, run
 from entrypoints._summary import metrics_table
 from entrypoints.onboard import onboard, storage_options
-from entrypoints.preprocess import split_arguments
+from entrypoints.preprocess import raw_table
 from ml_project_template.errors import ConfigError, ModelError, unknown
 from ml_project_template.utils.io import write_json
+
+if TYPE_CHECKING:
+    from ml_project_template.data import Signature
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +40,35 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         DataError: The table lacks a feature of the model, or has a class unknown to it.
     """
     _check_gate(cfg)
-    from ml_project_template.data.prepare import load_raw_split
     from ml_project_template.predictor import Predictor
 
     options = storage_options(cfg)
     predictor = Predictor.load(cfg.model.path, storage_options=options)
     onboard(cfg)
-    arguments: dict[str, Any] = split_arguments(cfg)
-    arguments["class_names"] = arguments["class_names"] or list(predictor.class_names)
-    dataset = load_raw_split(split=cfg.split, storage_options=options, **arguments)
+    dataset = raw_table(cfg, **as_trained(predictor.signature)).split(cfg.split)
     _warn_of_other_rows(cfg, predictor.model.metadata, dataset.digest)
     metrics = predictor.evaluate(dataset)
     log.info("Evaluate: %s on %d rows of %s", cfg.model.path, len(dataset), cfg.data.name)
     if cfg.output is not None:
         write_json(cfg.output, metrics, storage_options=options)
     return metrics
+
+
+def as_trained(signature: Signature) -> dict[str, Any]:
+    """Say how a table is to be read so that it means the same as for the training.
+
+    Args:
+        signature: Of the model.
+
+    Returns:
+        Settings of a `RawTable`: what the columns of another table look like is of no account.
+    """
+    return {
+        "task": signature.task,
+        "class_names": list(signature.class_names) or None,
+        "columns": signature.column_types,
+        "only_columns": list(signature.feature_names),
+    }
 
 
 def pass_gate(metrics: Mapping[str, float], cfg: DictConfig) -> str | None:

@@ -12,7 +12,7 @@ from entrypoints._targets import build
 from entrypoints.onboard import onboard, storage_options
 
 if TYPE_CHECKING:
-    from ml_project_template.data import Fold
+    from ml_project_template.data import Fold, RawTable
     from ml_project_template.data.prepare import Prepared
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,9 @@ def preprocess(cfg: DictConfig) -> Prepared:
 
     onboard(cfg)
     prepared = prepare(
+        raw_table(cfg),
         preprocessor=build(cfg.preprocessing, Preprocessor, where="preprocessing"),
         output_root=f"{cfg.storage.data_root}/processed",
-        storage_options=storage_options(cfg),
-        **split_arguments(cfg),
     )
     rows = {"training": prepared.train, "validation": prepared.val, "test": prepared.test}
     log.info(
@@ -65,17 +64,29 @@ def preprocess_folds(cfg: DictConfig) -> list[Fold]:
     from ml_project_template.data import Preprocessor, prepare_folds
 
     folds = prepare_folds(
+        raw_table(cfg),
         preprocessor=build(cfg.preprocessing, Preprocessor, where="preprocessing"),
         cv=cfg.cv,
-        storage_options=storage_options(cfg),
-        **split_arguments(cfg),
     )
     log.info("Preprocess: %d folds of the training and validation rows", len(folds))
     return folds
 
 
+def raw_table(cfg: DictConfig, **changes: Any) -> RawTable:
+    """Say which table ``cfg.data`` is, and how it is read and split: the same in every stage.
+
+    Args:
+        cfg: The configuration: ``data``, ``storage``.
+        **changes: What is to differ from it.
+    """
+    from ml_project_template.data import RawTable
+
+    settings = {**split_arguments(cfg), "storage_options": storage_options(cfg), **changes}
+    return RawTable(**settings)
+
+
 def split_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """Give what reads and splits the table of ``cfg.data``, the same in every stage."""
+    """Give the settings of ``cfg.data`` that are a `RawTable`'s."""
     arguments: dict[str, Any] = plain(cfg.data)
     del arguments["source"]
     options = arguments["read_options"]

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from ml_project_template import artifacts
+from ml_project_template.data.one_hot import OneHot
 from ml_project_template.data.preprocessing import Preprocessor
-from ml_project_template.data.signature import Signature
+from ml_project_template.data.signature import Signature, Task
 from ml_project_template.errors import ArtifactError, DataError, ProjectError
 from ml_project_template.models._onnx import PREPARED, SCORES, ScoreGraph
 from ml_project_template.models.registry import ModelRegistry
@@ -140,14 +141,15 @@ class Inference:
         )
 
     def probabilities(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Compute the probability of each class.
+        """Compute the probability of each class, or the number that a regression predicts.
 
         Args:
             rows: Raw rows of shape ``(n_rows, n_features)``, float64, C-contiguous, in the order
-                of the features; NaN where missing, finite elsewhere.
+                of the features, as `Feature.encode` writes their values; NaN where missing, finite
+                elsewhere.
 
         Returns:
-            Shape ``(n_rows, n_classes)``; each row sums to 1.
+            Shape ``(n_rows, n_classes)``, each row sums to 1; or ``(n_rows, 1)``.
 
         Raises:
             DataError: A value is too large for a 32-bit float, once it is prepared; or the model's
@@ -177,7 +179,7 @@ def _own(model: BaseModel, preprocessor: Preprocessor) -> _Engine:
     """Answer by the model's own ``predict_proba``."""
 
     def engine(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(model.predict_proba(preprocessor.transform_array(rows)), dtype=np.float64)
+        return model.answer(preprocessor.transform_array(rows))
 
     return engine
 
@@ -194,16 +196,18 @@ def _graph_engine(
     if artifacts.PROBE not in tensors:
         # Saved before there were answers to compare with, or without any: ask for them.
         tensors = {**tensors, **read().inference_tensors()}
-    graph = model_class.score_graph(
-        params, tensors, parts.num_features, len(parts.signature.class_names)
-    )
+    encoder = None
+    if parts.preprocessor.levels_ and not model_class.takes_categories:
+        encoder = OneHot(parts.preprocessor.cardinalities_)
+    width = parts.num_features if encoder is None else encoder.width
+    graph = model_class.score_graph(params, tensors, width, len(parts.signature.class_names))
     if graph is None:
         return None
     try:
         expected = tensors.get(artifacts.PROBE)
         if expected is None:
             expected = _own(read(), parts.preprocessor)(probe)
-        engine = _session(graph, parts.preprocessor)
+        engine = _session(graph, parts.preprocessor, encoder, parts.signature.task)
         # All rows at once, and one by one.
         together = engine(probe)
         single = np.concatenate([engine(probe[row : row + 1]) for row in range(len(probe))])
@@ -212,7 +216,9 @@ def _graph_engine(
         return None
     if expected.shape != together.shape:
         raise ArtifactError(f"{artifacts.INFERENCE}: '{artifacts.PROBE}' has another shape.")
-    worst = max(float(np.abs(answers - expected).max()) for answers in (together, single))
+    # Probabilities are of size 1; numbers are of any.
+    size = np.maximum(np.abs(expected), 1.0)
+    worst = max(float((np.abs(answers - expected) / size).max()) for answers in (together, single))
     if not worst <= _TOLERANCE:
         _log.warning(
             "ONNX Runtime's answers differ from the model's own by %.1e: it is loaded itself.",
@@ -222,7 +228,9 @@ def _graph_engine(
     return engine
 
 
-def _session(graph: ScoreGraph, preprocessor: Preprocessor) -> _Engine:
+def _session(
+    graph: ScoreGraph, preprocessor: Preprocessor, encoder: OneHot | None, task: Task
+) -> _Engine:
     """Give ONNX Runtime a graph of scores, between the preparation and the softmax."""
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
@@ -238,6 +246,9 @@ def _session(graph: ScoreGraph, preprocessor: Preprocessor) -> _Engine:
     if preprocessor.fill_ is not None:
         constants["fill"] = preprocessor.fill_[None, :]
         gaps = add("IsNaN", value, to="is_missing")
+        if preprocessor.levels_:
+            constants["is_number"] = ~preprocessor.is_category_[None, :]
+            gaps = add("And", gaps, "is_number", to="is_filled")
         value = add("Where", gaps, "fill", value, to="filled")
     if preprocessor.mean_ is not None and preprocessor.scale_ is not None:
         constants["mean"], constants["scale"] = (
@@ -245,10 +256,22 @@ def _session(graph: ScoreGraph, preprocessor: Preprocessor) -> _Engine:
             preprocessor.scale_[None, :],
         )
         value = add("Div", add("Sub", value, "mean", to="centred"), "scale", to="scaled")
-    nodes.append(helper.make_node("Cast", [value], [PREPARED], to=TensorProto.FLOAT))
+    prepared = PREPARED if encoder is None else "codes"
+    nodes.append(helper.make_node("Cast", [value], [prepared], to=TensorProto.FLOAT))
+    if encoder is not None:
+        constants["sources"] = encoder.sources
+        constants["levels"] = encoder.codes.astype(np.float32)[None, :]
+        constants["is_level"] = encoder.codes[None, :] >= 0
+        spread = add("Gather", prepared, "sources", to="spread", axis=1)
+        equal = add("Equal", spread, "levels", to="equals_level")
+        nodes.append(helper.make_node("Cast", [equal], ["hot"], to=TensorProto.FLOAT))
+        add("Where", "is_level", "hot", spread, to=PREPARED)
     nodes += graph.nodes
-    add("Softmax", SCORES, to=_PROBABILITIES, axis=1)
-    shape = [None, len(preprocessor.feature_names_)]
+    if task == "classification":
+        add("Softmax", SCORES, to=_PROBABILITIES, axis=1)
+    else:
+        add("Identity", SCORES, to=_PROBABILITIES)
+    shape = [None, len(preprocessor.output_names_)]
     model = helper.make_model(
         helper.make_graph(
             nodes,
@@ -270,7 +293,7 @@ def _session(graph: ScoreGraph, preprocessor: Preprocessor) -> _Engine:
     outputs = [_PROBABILITIES]
 
     def engine(rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        answers: NDArray[np.float64] = session.run(outputs, {_RAW: rows})[0]
+        answers: NDArray[np.float64] = session.run(outputs, {_RAW: preprocessor.expand(rows)})[0]
         return answers
 
     return engine

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import pandas as pd
 
+    from ml_project_template.data.signature import Feature
     from ml_project_template.data.tabular import TabularDataset
     from ml_project_template.models.base import BaseModel
 
@@ -44,14 +45,38 @@ class Prediction:
     """What a model says of some rows.
 
     Attributes:
-        labels: The most probable class of each row.
-        probabilities: Of shape ``(n_rows, n_classes)``, float64; each row sums to one.
+        labels: The class of each row; none for a regression.
+        probabilities: Of shape ``(n_rows, n_classes)``, float64; each row sums to one. No columns
+            for a regression.
         class_names: The classes, in the order of the columns of `probabilities`.
+        values: The numbers that a regression predicts, of shape ``(n_rows,)``, float64; else None.
     """
 
     labels: list[str]
     probabilities: npt.NDArray[np.float64]
     class_names: tuple[str, ...]
+    values: npt.NDArray[np.float64] | None = None
+
+    @property
+    def predictions(self) -> list[str] | list[float]:
+        """What is predicted for each row: a class, or a number."""
+        return self.labels if self.values is None else self.values.tolist()
+
+    def to_frame(self, index: Any = None) -> pd.DataFrame:
+        """Put predictions and probabilities side by side.
+
+        Args:
+            index: Of the rows; None numbers them.
+
+        Returns:
+            The column ``prediction`` and, of classes, ``probability_<class>``.
+        """
+        import pandas as pd
+
+        columns: dict[str, Any] = {PREDICTION: self.predictions}
+        for position, name in enumerate(self.class_names):
+            columns[PROBABILITY + name] = self.probabilities[:, position]
+        return pd.DataFrame(columns, index=index)
 
 
 class Predictor:
@@ -121,9 +146,10 @@ class Predictor:
             "run_id": metadata.get("run_id"),
             "data": metadata.get("data", {}).get("name"),
             "metrics": metadata.get("metrics", {}),
+            "task": self.signature.task,
             "class_names": list(self.class_names),
             "features": [
-                {key: feature[key] for key in ("name", "type", "min", "max")}
+                {key: feature[key] for key in ("name", "type", "min", "max", "levels")}
                 for feature in signature["features"]
             ],
         }
@@ -144,48 +170,44 @@ class Predictor:
         return self.model.evaluate(prepared)
 
     def predict(self, rows: Any) -> Prediction:
-        """Predict the classes of raw rows.
+        """Predict the classes, or the numbers, of raw rows.
 
         Args:
             rows: A DataFrame with the feature columns by name, mappings by feature name, or a
                 table of shape ``(n_rows, n_features)`` in the order of `feature_names`. None and
-                NaN are missing values.
+                NaN are missing values; a level that the training rows did not have counts as one.
 
         Raises:
-            DataError: A column is missing or unknown, or a value is no finite number.
+            DataError: A column is missing or unknown, or a value is not of its feature's type.
         """
         frame = self.signature.rows_to_frame(rows)
-        if len(frame) == 0:
-            return Prediction([], np.empty((0, len(self.class_names))), self.class_names)
         raw = frame.to_numpy(dtype=np.float64, na_value=np.nan)
-        if self.preprocessor is None:
-            values = raw.astype(np.float32)
+        if len(frame) == 0:
+            answers = np.empty((0, self.signature.num_outputs))
+        elif self.preprocessor is None:
+            answers = self.model.answer(raw.astype(np.float32))
         else:
-            values = self.preprocessor.transform_array(raw)
-        probabilities = np.asarray(self.model.predict_proba(values), dtype=np.float64)
+            answers = self.model.answer(self.preprocessor.transform_array(raw))
+        if self.signature.task == "regression":
+            return Prediction([], np.empty((len(frame), 0)), (), answers[:, 0])
         # The names as an array pick the labels of all rows at once.
-        labels = np.asarray(self.class_names, dtype=object)[probabilities.argmax(axis=1)]
-        return Prediction(labels.tolist(), probabilities, self.class_names)
+        labels = np.asarray(self.class_names, dtype=object)[self.signature.decide(answers)]
+        return Prediction(labels.tolist(), answers, self.class_names)
 
     def predict_frame(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Predict the classes of the rows of a DataFrame.
+        """Predict the classes, or the numbers, of the rows of a DataFrame.
 
         Args:
             frame: The feature columns by name; other columns are of no account.
 
         Returns:
-            The columns ``prediction`` and ``probability_<class>``, with the index of `frame`.
+            The column ``prediction`` and, of classes, ``probability_<class>``, with the index of
+            `frame`.
 
         Raises:
-            DataError: A column is missing, or a value is no finite number.
+            DataError: A column is missing, or a value is not of its feature's type.
         """
-        import pandas as pd
-
-        prediction = self.predict(frame)
-        columns: dict[str, Any] = {PREDICTION: prediction.labels}
-        for position, name in enumerate(self.class_names):
-            columns[PROBABILITY + name] = prediction.probabilities[:, position]
-        return pd.DataFrame(columns, index=frame.index)
+        return self.predict(frame).to_frame(frame.index)
 
 
 class PyfuncModel:
@@ -210,9 +232,10 @@ class PyfuncModel:
         """
         import pandas as pd
 
-        if not isinstance(model_input, pd.DataFrame):
-            model_input = self.predictor.signature.rows_to_frame(model_input)
-        return self.predictor.predict_frame(model_input)
+        if isinstance(model_input, pd.DataFrame):
+            return self.predictor.predict_frame(model_input)
+        prediction = self.predictor.predict(model_input)
+        return prediction.to_frame()
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:
@@ -233,9 +256,10 @@ def score_file(
 ) -> int:
     """Score a file of any length in constant memory.
 
-    The output holds the input's columns and then ``prediction`` and ``probability_<class>``. From
-    CSV to CSV the text of the input's columns stays as it was; from CSV to Parquet the features
-    become float64 and the other columns stay text. The output is written whole or not at all.
+    The output holds the input's columns and then ``prediction`` and, of classes,
+    ``probability_<class>``. From CSV to CSV the text of the input's columns stays as it was; from
+    CSV to Parquet numeric features become float64 and the other columns stay text. The output is
+    written whole or not at all.
 
     Args:
         predictor: The predictor.
@@ -355,21 +379,60 @@ def _score(
     import pyarrow as pa
 
     numbers = {
-        name: _numbers(chunk.column(name), name, offset, path, decimal)
-        for name in predictor.feature_names
+        feature.name: _numbers(chunk.column(feature.name), feature.name, offset, path, decimal)
+        for feature in predictor.signature.features
+        if feature.type not in {"category", "date"}
     }
     frame = pd.DataFrame(
-        {name: column.to_numpy(zero_copy_only=False) for name, column in numbers.items()}
+        {
+            feature.name: numbers[feature.name].to_numpy(zero_copy_only=False)
+            if feature.name in numbers
+            else _others(chunk.column(feature.name), feature, offset, path)
+            for feature in predictor.signature.features
+        }
     )
     prediction = predictor.predict(frame)
     columns = dict(zip(chunk.schema.names, chunk.columns, strict=True))
     for name, column in numbers.items():
         if typed and pa.types.is_string(columns[name].type):
             columns[name] = column
-    columns[PREDICTION] = pa.array(prediction.labels, pa.string())
+    columns[PREDICTION] = (
+        pa.array(prediction.labels, pa.string())
+        if prediction.values is None
+        else pa.array(prediction.values)
+    )
     for position, name in enumerate(predictor.class_names):
         columns[PROBABILITY + name] = pa.array(prediction.probabilities[:, position])
     return pa.table(columns)
+
+
+def _others(column: Any, feature: Feature, offset: int, path: str) -> pd.Series[Any]:
+    """Read a column of categories or dates, missing values as None.
+
+    Raises:
+        DataError: A value is no date; names the row and the column.
+    """
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from ml_project_template.data.columns import MISSING_WORDS, show
+
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    values = pd.Series(column.to_pylist(), dtype=object)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        missing = pc.is_in(column.cast(pa.string()), value_set=pa.array(MISSING_WORDS))
+        values[missing.to_numpy(zero_copy_only=False).astype(bool)] = None
+    for row, value in enumerate(values):
+        if feature.encode(value) is None:
+            raise DataError(
+                f"'{path}', row {offset + row + 1}: feature '{feature.name}' must be "
+                f"{feature.rule}, got {show(value)}."
+            )
+    return values
 
 
 def _numbers(column: Any, name: str, offset: int, path: str, decimal: str) -> Any:

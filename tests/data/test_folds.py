@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_project_template.data import Fold, Preprocessor, TabularDataset, prepare_folds
+from ml_project_template.data import Fold, Preprocessor, RawTable, TabularDataset, prepare_folds
 from ml_project_template.data.prepare import prepare
 from ml_project_template.errors import ConfigError, DataError
 
@@ -35,14 +35,18 @@ def _write(folder: Path, lines: str) -> str:
 
 
 def _folds(path: str, **changes: Any) -> list[Fold]:
+    cv = changes.pop("cv", 4)
+    preprocessor = changes.pop("preprocessor", AS_IS)
+    return prepare_folds(_table(path, **changes), preprocessor=preprocessor, cv=cv)
+
+
+def _table(path: str, **changes: Any) -> RawTable:
     arguments: dict[str, Any] = {
         "target_column": "target",
-        "preprocessor": AS_IS,
         "name": "numbers",
-        "cv": 4,
-        **changes,
+        "drop_identifiers": False,
     }
-    return prepare_folds(path=path, **arguments)
+    return RawTable(path=path, **{**arguments, **changes})
 
 
 def _rows(part: TabularDataset) -> list[int]:
@@ -50,7 +54,9 @@ def _rows(part: TabularDataset) -> list[int]:
 
 
 def _raw(path: str) -> TabularDataset:
-    return TabularDataset.from_file(path, target_column="target")
+    dataset = _table(path).read()
+    assert isinstance(dataset, TabularDataset)
+    return dataset
 
 
 @pytest.mark.parametrize(
@@ -66,12 +72,7 @@ def test_each_row_validates_once_and_no_test_row_is_in_any_fold(
     table: str, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     prepared = prepare(
-        path=table,
-        target_column="target",
-        output_root=str(tmp_path / "out"),
-        preprocessor=AS_IS,
-        name="numbers",
-        **settings,
+        _table(table, **settings), preprocessor=AS_IS, output_root=str(tmp_path / "out")
     )
     test_rows = [] if prepared.test is None else _rows(prepared.test)
     rest = sorted(set(range(100)) - set(test_rows))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_project_template.data import Preprocessor, load_raw_split, onboard
+from ml_project_template.data import Preprocessor, RawTable, onboard
 from ml_project_template.data.prepare import Prepared, prepare
 from ml_project_template.errors import ConfigError, DataError
 from ml_project_template.utils import io
@@ -36,13 +36,10 @@ def iris(tmp_path: Path) -> str:
 
 
 def _prepare(path: str, root: Path | str, **changes: Any) -> Prepared:
-    arguments: dict[str, Any] = {
-        "target_column": "target",
-        "preprocessor": Preprocessor(),
-        "name": "iris",
-        **changes,
-    }
-    return prepare(path=path, output_root=str(root), **arguments)
+    preprocessor = changes.pop("preprocessor", Preprocessor())
+    arguments: dict[str, Any] = {"target_column": "target", "name": "iris", **changes}
+    table = RawTable(path=path, **arguments)
+    return prepare(table, preprocessor=preprocessor, output_root=str(root))
 
 
 def _assert_equal(one: Prepared, other: Prepared) -> None:
@@ -80,7 +77,7 @@ def test_a_table_is_split_prepared_and_written(iris: str, tmp_path: Path) -> Non
 
 def test_statistics_come_from_the_training_rows_alone(iris: str, tmp_path: Path) -> None:
     prepared = _prepare(iris, tmp_path / "out")
-    raw = load_raw_split(path=iris, target_column="target", split="train")
+    raw = RawTable(path=iris, target_column="target").split("train")
     assert prepared.preprocessor.mean_ is not None
     np.testing.assert_allclose(
         prepared.preprocessor.mean_, raw.features.to_numpy().mean(axis=0), rtol=1e-12
@@ -173,7 +170,7 @@ def test_damaged_files_are_made_again(
     [
         [],
         {},
-        {"format_version": 2},
+        {"format_version": 1},
         {"input": "0" * 64},
         {"config": {}},
         {"files": {}},
@@ -246,21 +243,21 @@ def test_the_raw_rows_of_a_split_are_those_that_were_prepared(iris: str, tmp_pat
     total = 0
     for part in ("train", "val", "test"):
         split: Any = part
-        raw = load_raw_split(path=iris, target_column="target", split=split, **settings)
+        raw = RawTable(path=iris, target_column="target", **settings).split(split)
         assert raw.preprocessor is None
         assert raw.digest == prepared.digest
         transformed = prepared.preprocessor.transform(raw)
         assert transformed.X.tobytes() == getattr(prepared, part).X.tobytes()
         total += len(raw)
-    assert total == len(load_raw_split(path=iris, target_column="target", split="all")) == 150
+    assert total == len(RawTable(path=iris, target_column="target").split("all")) == 150
 
 
 def test_a_split_that_does_not_exist_is_told(iris: str) -> None:
     wrong: Any = "tset"
     with pytest.raises(ConfigError, match=r"Unknown split 'tset'\. Did you mean 'test'"):
-        load_raw_split(path=iris, target_column="target", split=wrong)
+        RawTable(path=iris, target_column="target").split(wrong)
     with pytest.raises(ConfigError, match="The split 'val' has no rows: val_size is 0"):
-        load_raw_split(path=iris, target_column="target", split="val", val_size=0.0)
+        RawTable(path=iris, target_column="target", val_size=0.0).split("val")
 
 
 @pytest.mark.parametrize(
@@ -322,14 +319,14 @@ def test_awkward_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
 
 WORKER = """
 import hashlib, pathlib, sys, time
-from ml_project_template.data import Preprocessor
+from ml_project_template.data import Preprocessor, RawTable
 from ml_project_template.data.prepare import prepare
 path, root, start, rounds = sys.argv[1:]
 while time.time() < float(start):
     pass
 for state in range(int(rounds)):
-    done = prepare(path=path, target_column="target", output_root=root, name="iris",
-                   preprocessor=Preprocessor(), random_state=state)
+    table = RawTable(path=path, target_column="target", name="iris", random_state=state)
+    done = prepare(table, preprocessor=Preprocessor(), output_root=root)
     print(done.directory, hashlib.sha256(done.train.X.tobytes()).hexdigest(), flush=True)
 """
 

@@ -178,12 +178,13 @@ def test_three_rows_a_constant_column_and_300_columns_are_fine(tmp_path: Path) -
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("a,t\n", "has no rows of data"),
-        ("a,t\n1,x\nabc,y\n", r"column 'a', row 2: 'abc' is not a number"),
+        (
+            "a,t\n" + "1,x\n" * 9 + "abc,y\n",
+            r"column 'a', row 10: 'abc' is not a number\. 90% of the values are numbers\..*"
+            r"na_values.*columns\.a=category",
+        ),
         ("a,t\n1,x\ninf,y\n", r"column 'a', row 2: inf is not a finite number"),
         ("a,t\n1,x\n-1e400,y\n", r"column 'a', row 2: -inf is not a finite number"),
-        ("a,t\n1.5,x\n2024-01-31,y\n", r"column 'a', row 2: '2024-01-31' is not a number"),
-        ("a,t\n2024-01-31,x\n2024-02-01,y\n", r"column 'a', row 1: '2024-01-31.*' is not a number"),
-        ("a,t\n1_000,x\nb,y\n", r"column 'a', row 1: '1_000' is not a number"),
         ("a,a,t\n1,2,x\n3,4,y\n", r"csv': the column name 'a' stands more than once"),
         ("a,t\n1,x\n2,x\n", "holds one class only, 'x'"),
         ("a,t\n1,\n2,y\n3,\n", "missing in 2 of 3 rows, first in row 1"),
@@ -323,7 +324,6 @@ def test_numbers_of_every_width_become_one_of_four_types(
     [
         (pa.array([b"1", b"\xff"]), r"column 'a', row 1: b'1' is not a number"),
         (pa.array([[1], [2]]), r"column 'a', row 1: array\(\[1\]\) is not a number"),
-        (pa.array(["x" * 1000, "2"]), r"row 1: 'x{50,60}\.\.\. is not a number"),
     ],
 )
 def test_a_parquet_column_that_holds_no_numbers_is_told(
@@ -399,10 +399,12 @@ def test_class_names_that_make_no_sense_are_told(class_names: Any, message: str)
 
 
 @pytest.mark.parametrize("rows", [10, 1000])
-def test_a_continuous_target_is_told_to_be_regression(rows: int) -> None:
+def test_a_continuous_target_is_one_for_regression(rows: int) -> None:
     target = np.random.default_rng(0).normal(size=rows)
-    with pytest.raises(DataError, match=r"'label' is continuous .*regression is not supported"):
-        _dataset(target)
+    dataset = _dataset(target)
+    assert dataset.task == "regression"
+    assert dataset.class_names == ()
+    np.testing.assert_array_equal(dataset.y, target)
 
 
 def test_a_few_half_steps_are_classes() -> None:
@@ -618,10 +620,10 @@ def test_prepared_features_take_the_place_of_the_raw_ones() -> None:
     assert dataset.feature_names == ("a",)
 
 
-def test_all_columns_of_text_are_named_at_once() -> None:
-    table = pd.DataFrame({"a": ["x", "y"], "b": [1, 2], "c d": ["u", "v"]})
+def test_all_columns_that_cannot_be_used_are_named_at_once() -> None:
+    table = pd.DataFrame({"a": [b"x", b"y"], "b": [1, 2], "c d": [[1], [2]]})
     with pytest.raises(DataError, match=r"column 'a', row 1: .*: data.drop_columns=\[a, c d\]$"):
         TabularDataset(table, ["p", "q"], target_column="t")
-    many = pd.DataFrame({f"c{index}": ["x", "y"] for index in range(12)})
+    many = pd.DataFrame({f"c{index}": [b"x", b"y"] for index in range(12)})
     with pytest.raises(DataError, match=r"c9, \.\.\.\]$"):
         TabularDataset(many, ["p", "q"], target_column="t")

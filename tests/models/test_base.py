@@ -226,10 +226,11 @@ def test_the_tracker_is_told_all_of_a_training(iris: Splits, tmp_path: Path) -> 
     assert {name for name in run.files if name.startswith("plots/")} == {
         "plots/feature_importance.png",
         "plots/loss_curve.png",
-        "plots/test_confusion_matrix.png",
-        "plots/test_roc.png",
-        "plots/val_confusion_matrix.png",
-        "plots/val_roc.png",
+        *(
+            f"plots/{split}_{plot}.png"
+            for split in ("val", "test")
+            for plot in ("calibration", "confusion_matrix", "precision_recall", "roc")
+        ),
     }
     assert run.files["plots/loss_curve.png"].startswith(b"\x89PNG")
     assert b"s3cr3t-canary" not in run.files["config.yaml"]

@@ -15,6 +15,7 @@ from ml_project_template.training.metrics import (
     better_direction,
     classification_metrics,
     confusion_counts,
+    regression_metrics,
     resolve_class_weight,
     roc_curve,
     softmax,
@@ -43,6 +44,12 @@ def test_they_are_those_of_scikit_learn(classes: int, ties: bool) -> None:
             "loss": theirs.log_loss(y, chances, sample_weight=weights[y]),
             "log_loss": theirs.log_loss(y, chances),
             "accuracy": theirs.accuracy_score(y, predicted),
+            "balanced_accuracy": theirs.balanced_accuracy_score(y, predicted),
+            "average_precision": (
+                theirs.average_precision_score(y, scores)
+                if classes == 2
+                else theirs.average_precision_score(np.eye(classes)[y], scores)
+            ),
             "f1_macro": theirs.f1_score(y, predicted, average="macro"),
             "roc_auc": theirs.roc_auc_score(y, scores, multi_class="ovr"),
         }
@@ -131,8 +138,11 @@ def test_the_direction_of_every_metric_is_the_one_in_which_predictions_get_bette
     y, chances = _case(3, seed=0)
     right = np.eye(3)[y]
     worse = classification_metrics(y, chances)
-    assert set(worse) == set(METRICS)
     better = classification_metrics(y, 0.5 * chances + 0.5 * right)
+    numbers = np.arange(9.0)
+    worse |= {f"regression {k}": v for k, v in regression_metrics(numbers, numbers**1.2).items()}
+    better |= {f"regression {k}": v for k, v in regression_metrics(numbers, numbers**1.1).items()}
+    assert {name.removeprefix("regression ") for name in worse} == set(METRICS)
     for name, value in better.items():
         direction = "minimize" if value < worse[name] else "maximize"
         for prefix in ("", "train_", "val_", "test_", "cv_"):

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ml_project_template.data.base import BaseDataset
     from ml_project_template.data.folds import Fold, prepare_folds
-    from ml_project_template.data.prepare import Prepared, load_raw_split
+    from ml_project_template.data.prepare import Prepared
     from ml_project_template.data.preprocessing import Preprocessor
     from ml_project_template.data.signature import Feature, Signature
     from ml_project_template.data.sources import Onboarded, onboard
+    from ml_project_template.data.table import RawTable
     from ml_project_template.data.tabular import TabularDataset
 
 __all__ = [
@@ -26,9 +27,9 @@ __all__ = [
     "Onboarded",
     "Prepared",
     "Preprocessor",
+    "RawTable",
     "Signature",
     "TabularDataset",
-    "load_raw_split",
     "onboard",
     "prepare_folds",
 ]
@@ -40,9 +41,9 @@ _MODULES = {
     "Onboarded": "sources",
     "Prepared": "prepare",
     "Preprocessor": "preprocessing",
+    "RawTable": "table",
     "Signature": "signature",
     "TabularDataset": "tabular",
-    "load_raw_split": "prepare",
     "onboard": "sources",
     "prepare_folds": "folds",
 }

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ml_project_template.data.signature import Task
+
 __all__ = ["BaseDataset"]
 
 
 class BaseDataset(ABC):
-    """Labelled examples for classification, held in memory.
+    """Examples with a class or a number each, held in memory.
 
-    A model reads ``X``, ``y``, ``feature_names`` and ``class_names`` and nothing else.
+    A model reads ``X``, ``y``, ``feature_names``, ``class_names``, ``task`` and ``cardinalities``
+    and nothing else.
     """
 
     @abstractmethod
@@ -30,7 +33,23 @@ class BaseDataset(ABC):
     @property
     @abstractmethod
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes: ``class_names[y[i]]`` is the label of row ``i``."""
+        """The names of the classes: ``class_names[y[i]]`` is the label of row ``i``.
+
+        Empty for a regression.
+        """
+
+    @property
+    def task(self) -> Task:
+        """Whether ``y`` holds classes or numbers."""
+        return "classification"
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """For each feature, how many levels it has if it is a category, else 0.
+
+        A category is in ``X`` as a code from 0 on, and NaN where it is missing or unseen.
+        """
+        return (0,) * len(self.feature_names)
 
     @property
     @abstractmethod
@@ -39,8 +58,11 @@ class BaseDataset(ABC):
 
     @property
     @abstractmethod
-    def y(self) -> NDArray[np.int64]:
-        """Class codes of shape ``(n_samples,)``, int64, each an index into ``class_names``."""
+    def y(self) -> NDArray[Any]:
+        """The target of shape ``(n_samples,)``.
+
+        Class codes, int64, each an index into ``class_names``; float64 for a regression.
+        """
 
     @abstractmethod
     def split(self, test_size: float, random_state: int) -> tuple[Self, Self]:

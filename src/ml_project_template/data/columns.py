@@ -25,6 +25,7 @@ __all__ = [
     "label_texts",
     "numeric_column",
     "power_of_two",
+    "read_number",
     "show",
     "sort_labels",
 ]
@@ -154,7 +155,7 @@ def _numbers_of_objects(column: pd.Series[Any], name: str, where: str) -> pd.Ser
         return pd.Series(values.astype(bool), index=column.index)
     result = np.full(len(values), np.nan)
     for row in np.flatnonzero(~missing):
-        number = _number(values[row])
+        number = read_number(values[row])
         if number is None:
             raise DataError(
                 f"{where}: column '{name}', row {row + 1}: {show(values[row])} is not a number."
@@ -163,8 +164,15 @@ def _numbers_of_objects(column: pd.Series[Any], name: str, where: str) -> pd.Ser
     return pd.Series(result, index=column.index)
 
 
-def _number(value: object) -> float | None:
-    """Read one value as a float; None where it is no number."""
+def read_number(value: object) -> float | None:
+    """Read one value as a float.
+
+    Args:
+        value: A number, a truth value, or text.
+
+    Returns:
+        The number, which need not be finite; None where it is none.
+    """
     if isinstance(value, (numbers.Real, np.bool_, Decimal, str)):
         # Python reads '1_000' as a number; no table means that.
         if isinstance(value, str) and "_" in value:
@@ -231,7 +239,7 @@ def sort_labels(labels: set[str]) -> tuple[str, ...]:
     Returns:
         The labels in order.
     """
-    values = {label: _number(label) for label in labels}
+    values = {label: read_number(label) for label in labels}
     if all(value is not None and not math.isnan(value) for value in values.values()):
         return tuple(sorted(labels, key=lambda label: (values[label], label)))
     return tuple(sorted(labels))

@@ -8,14 +8,16 @@ import io
 import warnings
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
 from ml_project_template.data.columns import MISSING_WORDS, check_unique
 from ml_project_template.errors import ConfigError, DataError, unknown
 
-__all__ = ["parse_csv", "parse_parquet"]
+__all__ = ["FileFormat", "format_of", "parse", "parse_csv", "parse_parquet"]
+
+FileFormat = Literal["csv", "parquet"]
 
 # The options that pyarrow's reader is given in its own words. It is the strict one: a row that is
 # too short is an error there, while pandas' reader fills it up without a word. Any other option is
@@ -27,6 +29,40 @@ _ARROW_OPTIONS = frozenset(
 _OWN_OPTIONS = frozenset(
     {"chunksize", "filepath_or_buffer", "index_col", "iterator", "on_bad_lines", "storage_options"}
 )
+
+
+def format_of(path: str) -> FileFormat:
+    """Tell the format of a file by the ending of its name.
+
+    Args:
+        path: A local path or a URL.
+
+    Raises:
+        ConfigError: The ending is none of a format that can be read.
+    """
+    if path.lower().endswith((".csv", ".csv.gz")):
+        return "csv"
+    if path.lower().endswith(".parquet"):
+        return "parquet"
+    raise ConfigError(f"'{path}': the file must end in .csv, .csv.gz or .parquet.")
+
+
+def parse(
+    data: bytes, where: str, file_format: FileFormat, options: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Read the bytes of a file.
+
+    Args:
+        data: The whole file.
+        where: What the file is called in a message, in quotes.
+        file_format: What they are.
+        options: How a CSV is written.
+
+    Raises:
+        ConfigError: As for `parse_csv`.
+        DataError: As for `parse_csv` and `parse_parquet`.
+    """
+    return parse_csv(data, where, options) if file_format == "csv" else parse_parquet(data, where)
 
 
 def parse_csv(data: bytes, where: str, options: Mapping[str, Any]) -> pd.DataFrame:

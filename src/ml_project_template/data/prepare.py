@@ -21,46 +21,31 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from ml_project_template.data.columns import label_text
 from ml_project_template.data.files import parse_parquet
 from ml_project_template.data.preprocessing import Preprocessor
 from ml_project_template.data.signature import Signature
-from ml_project_template.data.splitting import num_rows_of, split_indices
+from ml_project_template.data.table import PARTS, RawTable
 from ml_project_template.data.tabular import TabularDataset
-from ml_project_template.errors import ConfigError, DataError, unknown
+from ml_project_template.errors import ConfigError, DataError
 from ml_project_template.utils import io
 from ml_project_template.utils.secrets import public_url
 
-__all__ = [
-    "FORMAT_VERSION",
-    "PREPARED",
-    "Prepared",
-    "Split",
-    "check_sizes",
-    "fit_parts",
-    "load_raw_split",
-    "prepare",
-    "raw_parts",
-]
+__all__ = ["FORMAT_VERSION", "PREPARED", "Prepared", "fit_parts", "prepare"]
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 PREPARED = "prepared.json"
 PREPROCESSING = "preprocessing.json"
 SIGNATURE = "signature.json"
 
-Split = Literal["train", "val", "test", "all"]
-
-_PARTS = ("train", "val", "test")
 _KEY_DIGITS = 12
 # How often a directory is put in place again after a rival has taken the place in between.
 _PUBLISH_ATTEMPTS = 10
@@ -91,217 +76,40 @@ class Prepared:
     reused: bool
 
 
-def prepare(
-    *,
-    path: str,
-    target_column: str,
-    output_root: str,
-    preprocessor: Preprocessor,
-    name: str,
-    test_size: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-    val_size: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-    random_state: Annotated[int, Field(ge=0, lt=2**32)] = 42,
-    class_names: Sequence[object] | None = None,
-    drop_columns: Sequence[str] = (),
-    read_options: Mapping[str, Any] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-) -> Prepared:
+def prepare(table: RawTable, *, preprocessor: Preprocessor, output_root: str) -> Prepared:
     """Split a raw table, fit the preprocessor on the training rows, and write prepared splits.
 
     Where the same file was prepared in the same way before, and what was written is whole, it is
     read back instead. Any number of processes may do the same at once.
 
     Args:
-        path: The raw CSV or Parquet file, a local path or a URL.
-        target_column: The column of the labels.
-        output_root: The directory above all prepared data, a local path or a URL.
+        table: The raw table and how it is split.
         preprocessor: How to prepare; it is not changed, a fitted copy is returned.
-        name: What the data set is called.
-        test_size: The part of all rows that is kept for the test, in [0, 1).
-        val_size: The part of all rows that is kept for validation, in [0, 1).
-        random_state: The seed of the split.
-        class_names: The labels in the order of their codes.
-        drop_columns: Columns that are neither feature nor target.
-        read_options: How a CSV is written, as for ``TabularDataset.from_csv``.
-        storage_options: Options of the storage that both paths lie on.
+        output_root: The directory above all prepared data, a local path or a URL of the storage
+            that the table lies on.
 
     Raises:
         ConfigError: A setting is out of range.
         DataError: The table can't be used as it is.
         FileNotFoundError: There is no such file.
     """
-    check_sizes(test_size, val_size)
-    if not re.fullmatch(r"[^/\\.][^/\\]*", name):
-        raise ConfigError(f"The name '{name}' of a data set must be usable as a directory's name.")
-    config = {
-        "target_column": target_column,
-        "class_names": None if class_names is None else [label_text(n) for n in class_names],
-        "drop_columns": list(drop_columns),
-        "read_options": dict(read_options or {}),
-        "preprocessor": preprocessor.get_params(),
-        "test_size": float(test_size),
-        "val_size": float(val_size),
-        "random_state": random_state,
-    }
-    place = _Place(name, output_root, config, storage_options)
-    found = place.read(io.sha256(path, storage_options), source=public_url(path))
+    table.check_sizes()
+    if not re.fullmatch(r"[^/\\.][^/\\]*", table.name):
+        raise ConfigError(
+            f"The name '{table.name}' of a data set must be usable as a directory's name."
+        )
+    config = {**table.settings(), "preprocessor": preprocessor.get_params()}
+    place = _Place(table.name, output_root, config, table.storage_options)
+    digest = io.sha256(table.path, table.storage_options)
+    found = place.read(digest, source=public_url(table.path))
     if found is not None:
         return found
-    parts = raw_parts(
-        path,
-        name=name,
-        target_column=target_column,
-        test_size=test_size,
-        val_size=val_size,
-        random_state=random_state,
-        class_names=class_names,
-        drop_columns=drop_columns,
-        read_options=read_options,
-        storage_options=storage_options,
-    )
-    prepared, fitted, signature = fit_parts(parts, preprocessor, path)
+    parts = table.parts()
+    prepared, fitted, signature = fit_parts(parts, preprocessor, table.path)
     # The digest of the bytes that were parsed: the file may have changed since it was looked up.
-    digest = parts["train"].digest
-    assert digest is not None
-    return place.write(prepared, fitted, signature, digest)
-
-
-def load_raw_split(
-    *,
-    path: str,
-    target_column: str,
-    split: Split = "test",
-    test_size: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-    val_size: Annotated[float, Field(ge=0, lt=1)] = 0.2,
-    random_state: Annotated[int, Field(ge=0, lt=2**32)] = 42,
-    class_names: Sequence[object] | None = None,
-    drop_columns: Sequence[str] = (),
-    read_options: Mapping[str, Any] | None = None,
-    storage_options: Mapping[str, Any] | None = None,
-    name: str = "dataset",
-) -> TabularDataset:
-    """Read the raw rows of the split that ``prepare`` makes with the same settings.
-
-    Args:
-        path: The raw CSV or Parquet file, a local path or a URL.
-        target_column: The column of the labels.
-        split: ``"train"``, ``"val"``, ``"test"``, or ``"all"`` for every row.
-        test_size: The part of all rows that is kept for the test, in [0, 1).
-        val_size: The part of all rows that is kept for validation, in [0, 1).
-        random_state: The seed of the split.
-        class_names: The labels in the order of their codes.
-        drop_columns: Columns that are neither feature nor target.
-        read_options: How a CSV is written, as for ``TabularDataset.from_csv``.
-        storage_options: Options of the storage.
-        name: What the data set is called.
-
-    Raises:
-        ConfigError: An unknown split, or one that has no rows with these sizes.
-        DataError: The table can't be used as it is.
-        FileNotFoundError: There is no such file.
-    """
-    if split not in (*_PARTS, "all"):
-        raise ConfigError(unknown("split", str(split), [*_PARTS, "all"]))
-    check_sizes(test_size, val_size)
-    if split == "all":
-        test_size = val_size = 0.0
-        split = "train"
-    parts = raw_parts(
-        path,
-        name=name,
-        target_column=target_column,
-        test_size=test_size,
-        val_size=val_size,
-        random_state=random_state,
-        class_names=class_names,
-        drop_columns=drop_columns,
-        read_options=read_options,
-        storage_options=storage_options,
-    )
-    if split not in parts:
-        raise ConfigError(f"The split '{split}' has no rows: {split}_size is 0.")
-    return parts[split]
-
-
-def check_sizes(test_size: float, val_size: float) -> None:
-    """Refuse sizes that are no fractions or leave no rows for training.
-
-    Args:
-        test_size: The part of all rows that is kept for the test, in [0, 1).
-        val_size: The part of all rows that is kept for validation, in [0, 1).
-
-    Raises:
-        ConfigError: A size is out of range, or both sum up to 1 or more.
-    """
-    for key, size in {"test_size": test_size, "val_size": val_size}.items():
-        if isinstance(size, bool) or not isinstance(size, int | float) or not 0.0 <= size < 1.0:
-            raise ConfigError(f"{key} must be a fraction of at least 0 and below 1, got {size!r}.")
-    if test_size + val_size >= 1.0:
-        raise ConfigError(
-            f"test_size and val_size must leave rows for training, got {test_size} and {val_size}."
-        )
-
-
-def raw_parts(
-    path: str,
-    *,
-    name: str,
-    target_column: str,
-    test_size: float,
-    val_size: float,
-    random_state: int,
-    class_names: Sequence[object] | None,
-    drop_columns: Sequence[str],
-    read_options: Mapping[str, Any] | None,
-    storage_options: Mapping[str, Any] | None,
-) -> dict[str, TabularDataset]:
-    """Read a raw table and draw test rows, then validation rows, then keep the rest.
-
-    The test rows are drawn first and from all rows, so they don't depend on ``val_size``.
-
-    Args:
-        path: The raw CSV or Parquet file, a local path or a URL.
-        name: What the data set is called.
-        target_column: The column of the labels.
-        test_size: The part of all rows that is kept for the test, in [0, 1).
-        val_size: The part of all rows that is kept for validation, in [0, 1).
-        random_state: The seed of both draws.
-        class_names: The labels in the order of their codes.
-        drop_columns: Columns that are neither feature nor target.
-        read_options: How a CSV is written, as for ``TabularDataset.from_csv``.
-        storage_options: Options of the storage.
-
-    Returns:
-        ``train``, and ``test`` and ``val`` where their sizes are not 0.
-
-    Raises:
-        ConfigError: A setting is out of range.
-        DataError: The table can't be used as it is.
-        FileNotFoundError: There is no such file.
-    """
-    train = TabularDataset.from_file(
-        path,
-        target_column=target_column,
-        storage_options=storage_options,
-        class_names=class_names,
-        drop_columns=drop_columns,
-        name=name,
-        **(read_options or {}),
-    )
-    parts: dict[str, TabularDataset] = {}
-    num_rows = len(train)
-    for part, size in (("test", test_size), ("val", val_size)):
-        if size > 0.0:
-            rest, chosen = split_indices(
-                train.y,
-                train.class_names,
-                num_rows_of(size, num_rows),
-                random_state,
-                f"'{public_url(path)}'",
-            )
-            parts[part] = train.take(chosen)
-            train = train.take(rest)
-    return {"train": train, **parts}
+    parsed = parts["train"].digest
+    assert parsed is not None
+    return place.write(prepared, fitted, signature, parsed)
 
 
 def fit_parts(
@@ -322,12 +130,12 @@ def fit_parts(
         DataError: The training rows hold one class only, or a value can't be prepared.
     """
     raw = parts["train"]
-    if len(np.unique(raw.y)) < 2:
+    if raw.task == "classification" and len(np.unique(raw.y)) < 2:
         raise DataError(
             f"'{public_url(path)}': the training rows hold one class only, '{raw.labels[0]}'; "
             "at least two are needed."
         )
-    signature = Signature.from_dataset(raw)
+    raw.signature = signature = Signature.from_dataset(raw)
     fitted = Preprocessor(**preprocessor.get_params()).fit(raw)
     prepared: dict[str, TabularDataset] = {}
     for part, dataset in parts.items():
@@ -392,13 +200,15 @@ class _Place:
         parts: dict[str, TabularDataset] = {}
         for part in self._parts():
             table = parse_parquet(contents[f"{part}.parquet"], f"{part}.parquet")
-            if list(table.columns) != [*signature.feature_names, signature.target]:
-                raise DataError(f"{part}.parquet does not hold the columns of the signature.")
+            names = list(preprocessor.output_names_)
+            if list(table.columns) != [*names, signature.target]:
+                raise DataError(f"{part}.parquet does not hold the prepared columns.")
             parts[part] = TabularDataset(
-                table[list(signature.feature_names)],
+                table[names],
                 table[signature.target],
                 target_column=signature.target,
-                class_names=signature.class_names,
+                task=signature.task,
+                class_names=signature.class_names or None,
                 name=self._name,
                 digest=digest,
                 source=source,
@@ -418,7 +228,7 @@ class _Place:
 
     def _parts(self) -> list[str]:
         """Name the parts that these settings give."""
-        return [part for part in _PARTS if self._config.get(f"{part}_size", 1.0) > 0.0]
+        return [part for part in PARTS if self._config.get(f"{part}_size", 1.0) > 0.0]
 
     def _verified(self, directory: str, name: str, expected: object) -> bytes:
         """Read a file of prepared data and compare it with its record."""

@@ -1,16 +1,17 @@
-"""Filling and scaling of features, learned from the training rows and kept as plain JSON."""
+"""Coding, filling and scaling of features, learned from the training rows and kept as JSON."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from ml_project_template.data.column_types import encode_categories, encode_dates
 from ml_project_template.data.columns import power_of_two, show
-from ml_project_template.data.signature import Signature
+from ml_project_template.data.signature import MAX_LEVELS, Signature
 from ml_project_template.errors import ConfigError, DataError, unknown
 
 if TYPE_CHECKING:
@@ -25,35 +26,52 @@ logger = logging.getLogger(__name__)
 
 _IMPUTE = ("mean", "median", "zero")
 _SCALE = ("standard",)
-_KEYS = ("impute", "scale", "feature_names", "fill", "mean", "std")
+_KEYS = ("impute", "scale", "feature_names", "levels", "dates", "fill", "mean", "std")
+# Of a model that was saved before there were categories and dates.
+_OPTIONAL: dict[str, Any] = {"levels": {}, "dates": {}}
+_DATE_PARTS = ("days", "month", "day", "weekday", "hour")
+_SECONDS_A_DAY = 86_400.0
+# The years that a date can have, 1 to 9999, as days since 1970-01-01.
+_FIRST_DAY, _LAST_DAY = -719_162.0, 2_932_896.0
 # Rows are transformed in blocks of this many: a block stays in the processor's cache, and the
 # float64 copy of a large table is never in memory as a whole.
 _BLOCK_ROWS = 16_384
 
 
 class Preprocessor:
-    """Fill in missing values, then bring each feature to mean 0 and standard deviation 1.
+    """Turn raw rows into numbers: categories into codes, dates into parts, gaps into values.
 
-    The arithmetic is that of scikit-learn's ``SimpleImputer`` and ``StandardScaler`` in a row, in
-    float64; the result is float32. Each value is treated by itself, so one row gives to the bit
-    what it gives among many.
+    A category becomes the place of its level among those of the training rows, and stays missing
+    where it is missing or unseen: what that means is up to the model. A date becomes its days since
+    1970-01-01, month, day, weekday (Monday is 0) and, where the training rows have times, hour, in
+    UTC. Gaps in numbers and in parts of dates are filled in, and both are brought to mean 0 and
+    standard deviation 1: that arithmetic is scikit-learn's ``SimpleImputer`` and ``StandardScaler``
+    in a row, in float64; the result is float32. Each value is treated by itself, so one row gives
+    to the bit what it gives among many.
 
     Args:
-        impute: What a missing value becomes: the mean or the median of the training rows, or 0.
+        impute: What a missing number becomes: the mean or the median of the training rows, or 0.
             None leaves it missing.
         scale: ``"standard"`` or None, which leaves the values as they are.
 
     Attributes:
-        feature_names_: The features in the order of the columns.
-        fill_: What a missing value becomes, of shape ``(n_features,)``; None without imputing.
-        mean_: What is subtracted, of shape ``(n_features,)``; None without scaling.
-        scale_: What is divided by, of shape ``(n_features,)``; 1 for a constant column.
+        feature_names_: The raw features in the order of the columns.
+        output_names_: The prepared features in theirs; a part of a date is ``<feature>.<part>``.
+        cardinalities_: The number of levels of each prepared feature that is a category, else 0.
+        levels_: The levels of each raw feature that is a category, by its name.
+        dates_: The parts of each raw feature that is a date, by its name.
+        fill_: What a missing value becomes, of shape ``(n_outputs,)``; None without imputing.
+        mean_: What is subtracted, of shape ``(n_outputs,)``; None without scaling.
+        scale_: What is divided by, of shape ``(n_outputs,)``; 1 for a constant column. Categories
+            are neither filled nor scaled.
 
     Raises:
         ConfigError: An unknown way to impute or to scale.
     """
 
     feature_names_: tuple[str, ...]
+    levels_: dict[str, tuple[str, ...]]
+    dates_: dict[str, tuple[str, ...]]
     fill_: NDArray[np.float64] | None
     mean_: NDArray[np.float64] | None
     scale_: NDArray[np.float64] | None
@@ -97,18 +115,66 @@ class Preprocessor:
         """
         if dataset.preprocessor is not None:
             raise DataError(f"'{dataset.name}' is prepared already; fit on the raw rows.")
-        learned = [
-            self._fit_column(name, dataset.features.iloc[:, index].to_numpy(dtype=np.float64))
-            for index, name in enumerate(dataset.feature_names)
-        ]
+        signature = dataset.signature or Signature.from_dataset(dataset)
+        self.feature_names_ = dataset.feature_names
+        self.levels_ = {f.name: f.levels for f in signature.features if f.levels is not None}
+        self.dates_ = {}
+        learned: list[tuple[float, float, float]] = []
+        for feature in signature.features:
+            column = dataset.features[feature.name]
+            if feature.levels is not None:
+                learned.append((0.0, 0.0, 1.0))
+            elif feature.type == "date":
+                seconds = encode_dates(column, feature.name, f"'{dataset.name}'")
+                parts = _parts_of(seconds)
+                self.dates_[feature.name] = parts
+                learned += [
+                    self._fit_column(f"{feature.name}.{part}", values)
+                    for part, values in zip(parts, _date_parts(seconds, parts), strict=True)
+                ]
+            else:
+                values = column.to_numpy(dtype=np.float64)
+                learned.append(self._fit_column(feature.name, values))
         fill, mean, scale = (
             np.asarray(values, dtype=np.float64) for values in zip(*learned, strict=True)
         )
-        self.feature_names_ = dataset.feature_names
         self.fill_ = fill if self.impute is not None else None
         self.mean_ = mean if self.scale is not None else None
         self.scale_ = scale if self.scale is not None else None
         return self
+
+    @property
+    def output_names_(self) -> tuple[str, ...]:
+        """The names of the prepared features."""
+        return tuple(name for raw in self.feature_names_ for name in self._outputs_of(raw))
+
+    @property
+    def cardinalities_(self) -> tuple[int, ...]:
+        """The number of levels of each prepared feature, 0 for what is no category."""
+        return tuple(
+            len(self.levels_.get(raw, ()))
+            for raw in self.feature_names_
+            for _ in self._outputs_of(raw)
+        )
+
+    @property
+    def output_levels_(self) -> tuple[tuple[str, ...], ...]:
+        """The levels of each prepared feature, none for what is no category."""
+        return tuple(
+            self.levels_.get(raw, ()) for raw in self.feature_names_ for _ in self._outputs_of(raw)
+        )
+
+    @property
+    def is_category_(self) -> NDArray[np.bool_]:
+        """Which prepared features are categories, of shape ``(n_outputs,)``."""
+        return np.asarray(
+            [raw in self.levels_ for raw in self.feature_names_ for _ in self._outputs_of(raw)]
+        )
+
+    def _outputs_of(self, raw: str) -> list[str]:
+        if raw in self.dates_:
+            return [f"{raw}.{part}" for part in self.dates_[raw]]
+        return [raw]
 
     def _fit_column(self, name: str, values: NDArray[np.float64]) -> tuple[float, float, float]:
         """Learn fill, mean and scale of one column of shape ``(n_samples,)``."""
@@ -164,10 +230,10 @@ class Preprocessor:
         """Prepare raw rows by the names of their columns.
 
         Args:
-            frame: Numeric columns, among them every learned feature; others are left out.
+            frame: Raw columns, among them every learned feature; others are left out.
 
         Returns:
-            Shape ``(n_samples, n_features)``, float32, in the learned order.
+            Shape ``(n_samples, n_outputs)``, float32, in the learned order.
 
         Raises:
             DataError: As for ``transform``.
@@ -178,23 +244,38 @@ class Preprocessor:
         for name in self.feature_names_:
             if name not in frame.columns:
                 raise DataError(_lacks(name, frame))
-        frame = frame[list(self.feature_names_)]
-        result = np.empty(frame.shape, dtype=np.float32)
+        names = self.output_names_
+        result = np.empty((len(frame), len(names)), dtype=np.float32)
         for start in range(0, len(frame), _BLOCK_ROWS):
             block = slice(start, start + _BLOCK_ROWS)
-            result[block] = self._transform(
-                frame.iloc[block].to_numpy(dtype=np.float64, na_value=np.nan), start
-            )
-        return pd.DataFrame(result, columns=list(self.feature_names_), copy=False)
+            result[block] = self._transform(self._encode(frame.iloc[block]), start)
+        return pd.DataFrame(result, columns=list(names), copy=False)
+
+    def _encode(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        """Write raw columns as numbers, in the learned order."""
+        if not self.levels_ and not self.dates_:
+            columns = frame[list(self.feature_names_)]
+            return columns.to_numpy(dtype=np.float64, na_value=np.nan)
+        values = np.empty((len(frame), len(self.feature_names_)))
+        for index, name in enumerate(self.feature_names_):
+            column = frame[name]
+            if name in self.levels_:
+                values[:, index] = encode_categories(column, self.levels_[name])
+            elif name in self.dates_:
+                values[:, index] = encode_dates(column, name, "The data")
+            else:
+                values[:, index] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return values
 
     def transform_array(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
         """Prepare raw rows in the learned order of the features.
 
         Args:
-            values: Shape ``(n_samples, n_features)``, float64, NaN where missing.
+            values: Shape ``(n_samples, n_features)``, float64, NaN where missing; categories and
+                dates as `Signature.rows_to_frame` writes them.
 
         Returns:
-            The same shape, float32, C-contiguous.
+            Shape ``(n_samples, n_outputs)``, float32, C-contiguous.
 
         Raises:
             DataError: As for ``transform``.
@@ -207,11 +288,32 @@ class Preprocessor:
             )
         return self._transform(values, 0)
 
+    def expand(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Put the parts of each date in its place; the first step of ``transform_array``.
+
+        Args:
+            values: As for ``transform_array``.
+
+        Returns:
+            Shape ``(n_samples, n_outputs)``, float64, C-contiguous; the same array where there is
+            no date.
+        """
+        if not self.dates_:
+            return values
+        columns: list[NDArray[np.float64]] = []
+        for index, name in enumerate(self.feature_names_):
+            parts = self.dates_.get(name)
+            columns += [values[:, index]] if parts is None else _date_parts(values[:, index], parts)
+        return np.column_stack(columns)
+
     def _transform(self, values: NDArray[np.float64], start: int) -> NDArray[np.float32]:
         """Prepare a block of rows; ``start`` is the position of its first, for messages."""
-        raw = values
+        values = raw = self.expand(values)
         if self.fill_ is not None:
-            values = np.where(np.isnan(values), self.fill_, values)
+            missing = np.isnan(values)
+            if self.levels_:
+                missing &= ~self.is_category_
+            values = np.where(missing, self.fill_, values)
         with np.errstate(over="ignore"):
             if self.mean_ is not None and self.scale_ is not None:
                 values = (values - self.mean_) / self.scale_
@@ -220,7 +322,7 @@ class Preprocessor:
         if infinite.any():
             row, column = (int(index[0]) for index in np.nonzero(infinite))
             raise DataError(
-                f"Row {start + row + 1}: feature '{self.feature_names_[column]}': "
+                f"Row {start + row + 1}: feature '{self.output_names_[column]}': "
                 f"{show(float(raw[row, column]))} is too large to be prepared as a 32-bit float."
             )
         return result
@@ -240,6 +342,8 @@ class Preprocessor:
             "impute": self.impute,
             "scale": self.scale,
             "feature_names": list(self.feature_names_),
+            "levels": {name: list(levels) for name, levels in self.levels_.items()},
+            "dates": {name: list(parts) for name, parts in self.dates_.items()},
             "fill": None if self.fill_ is None else self.fill_.tolist(),
             "mean": None if self.mean_ is None else self.mean_.tolist(),
             "std": None if self.scale_ is None else self.scale_.tolist(),
@@ -257,6 +361,7 @@ class Preprocessor:
         """
         if not isinstance(state, Mapping):
             raise DataError(f"preprocessing must be an object, got {show(state)}.")
+        state = {**_OPTIONAL, **state}
         for key in state:
             if key not in _KEYS:
                 raise DataError(f"preprocessing: {unknown('key', str(key), _KEYS)}")
@@ -276,10 +381,25 @@ class Preprocessor:
         except (ConfigError, TypeError) as error:
             raise DataError(f"preprocessing: {error}") from error
         preprocessor.feature_names_ = tuple(names)
+        preprocessor.levels_ = _lists(state, "levels", names)
+        preprocessor.dates_ = _lists(state, "dates", names)
+        for name, levels in preprocessor.levels_.items():
+            if len(levels) > MAX_LEVELS or name in preprocessor.dates_:
+                raise DataError(
+                    f"preprocessing.levels of '{name}' must be {MAX_LEVELS} at most, and those of "
+                    "a category."
+                )
+        for name, parts in preprocessor.dates_.items():
+            if parts not in (_DATE_PARTS, _DATE_PARTS[:-1]):
+                raise DataError(
+                    f"preprocessing.dates of '{name}' must be {', '.join(_DATE_PARTS)}, or these "
+                    "without the last."
+                )
+        length = len(preprocessor.output_names_)
         imputes, scales = preprocessor.impute is not None, preprocessor.scale is not None
-        preprocessor.fill_ = _learned(state, "fill", len(names), expected=imputes)
-        preprocessor.mean_ = _learned(state, "mean", len(names), expected=scales)
-        preprocessor.scale_ = _learned(state, "std", len(names), expected=scales)
+        preprocessor.fill_ = _learned(state, "fill", length, expected=imputes)
+        preprocessor.mean_ = _learned(state, "mean", length, expected=scales)
+        preprocessor.scale_ = _learned(state, "std", length, expected=scales)
         if preprocessor.scale_ is not None and not (preprocessor.scale_ > 0).all():
             raise DataError("preprocessing.std must hold numbers greater than 0.")
         return preprocessor
@@ -288,6 +408,55 @@ class Preprocessor:
 def _mean(values: NDArray[np.float64]) -> float:
     """Average so that the mean of equal values is that value, to the bit, and not near it."""
     return float(np.clip(np.mean(values), values.min(), values.max()))
+
+
+def _parts_of(seconds: NDArray[np.float64]) -> tuple[str, ...]:
+    """Choose the parts of a date: the hour only where there are times."""
+    has_times = bool(np.any(seconds[~np.isnan(seconds)] % _SECONDS_A_DAY))
+    return _DATE_PARTS if has_times else _DATE_PARTS[:-1]
+
+
+def _date_parts(seconds: NDArray[np.float64], parts: Sequence[str]) -> list[NDArray[np.float64]]:
+    """Split seconds since 1970-01-01 into parts of the Gregorian calendar, NaN where missing.
+
+    Args:
+        seconds: Shape ``(n_samples,)``.
+        parts: Names of parts.
+
+    Returns:
+        An array of shape ``(n_samples,)`` for each part.
+    """
+    missing = np.isnan(seconds)
+    days = np.clip(np.where(missing, 0.0, seconds) / _SECONDS_A_DAY, _FIRST_DAY, _LAST_DAY)
+    whole = np.floor(days)
+    dates = whole.astype(np.int64).astype("datetime64[D]")
+    months = dates.astype("datetime64[M]")
+    found = {
+        "days": days,
+        "month": months.astype(np.int64) % 12 + 1.0,
+        "day": (dates - months.astype("datetime64[D]")).astype(np.int64) + 1.0,
+        # The first of January 1970 was a Thursday.
+        "weekday": (whole + 3.0) % 7.0,
+        "hour": np.floor((days - whole) * 24.0 + 1e-9),
+    }
+    return [np.where(missing, np.nan, found[part]) for part in parts]
+
+
+def _lists(state: Mapping[str, Any], key: str, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Read lists of texts by feature name."""
+    found = state[key]
+    if not isinstance(found, Mapping):
+        raise DataError(f"preprocessing.{key} must be an object, got {show(found)}.")
+    for name, texts in found.items():
+        if name not in names:
+            raise DataError(f"preprocessing.{key}: {unknown('feature', str(name), names)}")
+        if (
+            not isinstance(texts, list)
+            or not all(isinstance(text, str) for text in texts)
+            or len(set(texts)) != len(texts)
+        ):
+            raise DataError(f"preprocessing.{key} of '{name}' must be a list of texts, each once.")
+    return {name: tuple(texts) for name, texts in found.items()}
 
 
 def _lacks(name: str, frame: pd.DataFrame) -> str:

@@ -6,7 +6,9 @@ rows later is told what is wrong with them in the words of the table that the mo
 
 from __future__ import annotations
 
+import datetime
 import difflib
+import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +17,13 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 import numpy as np
 
-from ml_project_template.data.columns import power_of_two, show
+from ml_project_template.data.column_types import (
+    date_text,
+    encode_categories,
+    encode_dates,
+    parse_date,
+)
+from ml_project_template.data.columns import label_text, power_of_two, show, sort_labels
 from ml_project_template.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -26,10 +34,17 @@ if TYPE_CHECKING:
 
     Rows = pd.DataFrame | Sequence[Mapping[str, object]] | Sequence[Sequence[object]]
 
-__all__ = ["Feature", "FeatureType", "Signature", "Value"]
+__all__ = ["MAX_LEVELS", "Feature", "FeatureType", "Signature", "Task", "Value"]
 
-FeatureType = Literal["float", "int", "bool"]
-Value = bool | int | float | None
+FeatureType = Literal["float", "int", "bool", "category", "date"]
+Task = Literal["classification", "regression"]
+Value = bool | int | float | str | None
+
+MAX_LEVELS = 254
+"""How many levels of a category are told apart; rarer ones count as missing.
+
+The histogram booster has 255 bins for a feature, one of them for what is missing.
+"""
 
 _NUM_SAMPLE_ROWS = 5
 _DECILES = np.linspace(0.0, 1.0, 11)
@@ -42,12 +57,15 @@ class Feature:
 
     Attributes:
         name: The name of the column.
-        type: ``"bool"``, ``"int"`` or ``"float"``; a column with missing values is ``"float"``.
-        min: The smallest value, or None where every value is missing.
+        type: ``"bool"``, ``"int"`` or ``"float"`` (a column of numbers with missing values is
+            ``"float"``), ``"category"`` or ``"date"``.
+        min: The smallest value, or None where every value is missing, and for a category. That of
+            a date is in seconds since 1970-01-01.
         max: The largest value, likewise.
         mean: The mean of the values that are there, likewise.
         missing: The part of the rows where the value is missing, in [0, 1].
         quantiles: The 11 deciles from minimum to maximum, likewise None.
+        levels: The values of a category in the order of their codes; None for other types.
     """
 
     name: str
@@ -57,6 +75,48 @@ class Feature:
     mean: float | None
     missing: float
     quantiles: tuple[float, ...] | None
+    levels: tuple[str, ...] | None = None
+
+    def encode(self, value: object) -> float | None:
+        """Write one value as a number: a category as the place of its level, a date in seconds.
+
+        Args:
+            value: As it stands in a row.
+
+        Returns:
+            The number, which may be infinite; NaN where the value is missing, or a level that the
+            training rows do not have; None where it is not of this type.
+        """
+        if value is None or _is_pandas_gap(value):
+            return math.nan
+        if self.levels is not None:
+            return self._code(value)
+        if self.type == "date":
+            return parse_date(value)
+        if isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
+            try:
+                return float(value)
+            except OverflowError:
+                return math.inf
+        return None
+
+    def _code(self, value: object) -> float | None:
+        if isinstance(value, float) and math.isnan(value):
+            return math.nan
+        if not isinstance(value, (str, bool, int, float, np.bool_, np.integer, np.floating)):
+            return None
+        return self._places.get(label_text(value), math.nan)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, float]:
+        return {level: float(place) for place, level in enumerate(self.levels or ())}
+
+    @property
+    def rule(self) -> str:
+        """What a value has to be, in words."""
+        if self.type == "category":
+            return "a text"
+        return "a date such as 2024-01-31" if self.type == "date" else "a finite number"
 
 
 @dataclass(frozen=True)
@@ -66,9 +126,13 @@ class Signature:
     Attributes:
         features: The raw features in the order of the columns.
         target: The name of the target column.
-        class_names: The classes in the order of the columns of a prediction.
+        class_names: The classes in the order of the columns of a prediction; none for a regression.
         sample: Up to 5 raw training rows by feature name, of as many classes as possible.
         n_rows: How many rows the ranges were taken from.
+        task: Whether the target is a class or a number.
+        target_quantiles: The 11 deciles of a numeric target, from minimum to maximum.
+        threshold: The probability of the second of two classes from which on it is predicted; None
+            predicts the more probable one.
     """
 
     features: tuple[Feature, ...]
@@ -76,6 +140,9 @@ class Signature:
     class_names: tuple[str, ...]
     sample: tuple[dict[str, Value], ...]
     n_rows: int
+    task: Task = "classification"
+    target_quantiles: tuple[float, ...] | None = None
+    threshold: float | None = None
 
     @classmethod
     def from_dataset(cls, dataset: TabularDataset) -> Self:
@@ -93,7 +160,39 @@ class Signature:
             class_names=dataset.class_names,
             sample=tuple(_sample(dataset)),
             n_rows=len(dataset),
+            task=dataset.task,
+            target_quantiles=(
+                _quantiles(dataset.y.astype(np.float64)) if dataset.task == "regression" else None
+            ),
         )
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers a prediction has: one for each class, or one."""
+        return 1 if self.task == "regression" else len(self.class_names)
+
+    @property
+    def column_types(self) -> dict[str, str]:
+        """What each feature was read as, in the words of ``data.columns``."""
+        return {
+            feature.name: feature.type if feature.type in {"category", "date"} else "numeric"
+            for feature in self.features
+        }
+
+    def decide(self, probabilities: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+        """Choose a class for each row.
+
+        Args:
+            probabilities: Shape ``(n_rows, n_classes)``.
+
+        Returns:
+            Class codes of shape ``(n_rows,)``: the most probable class, or where there is a
+            threshold, the second of two from that probability on.
+        """
+        codes: NDArray[np.int64] = probabilities.argmax(axis=1)
+        if self.threshold is not None:
+            codes = (probabilities[:, 1] >= self.threshold).astype(np.int64)
+        return codes
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -113,10 +212,11 @@ class Signature:
             Shape ``(n_rows, n_features)``, float64; the same rows for the same signature.
         """
         names = self.feature_names
-        sample = [[_as_float(row[name]) for name in names] for row in self.sample]
-        deciles = np.array(
-            [feature.quantiles or [0.0] * len(_DECILES) for feature in self.features]
-        )
+        sample = [
+            [_known(feature.encode(row[feature.name])) for feature in self.features]
+            for row in self.sample
+        ]
+        deciles = np.array([_spread(feature) for feature in self.features])
         columns = np.arange(len(names))
         mixed = [
             deciles[columns, (step * turn * (columns + 1)) % len(_DECILES)]
@@ -125,7 +225,8 @@ class Signature:
         ]
         rows = np.array([*sample, *mixed], dtype=np.float64)
         if not missing:
-            return np.where(np.isnan(rows), 0.0, rows)
+            needed = [feature.levels is None for feature in self.features]
+            return np.where(np.isnan(rows) & needed, 0.0, rows)
         gaps = rows[-1:].repeat(min(len(names), _NUM_GAPS) + 1, axis=0)
         gaps[-1] = np.nan
         np.fill_diagonal(gaps[:-1], np.nan)
@@ -138,6 +239,7 @@ class Signature:
                 {
                     **asdict(feature),
                     "quantiles": None if feature.quantiles is None else list(feature.quantiles),
+                    "levels": None if feature.levels is None else list(feature.levels),
                 }
                 for feature in self.features
             ],
@@ -145,6 +247,11 @@ class Signature:
             "class_names": list(self.class_names),
             "sample": [dict(row) for row in self.sample],
             "n_rows": self.n_rows,
+            "task": self.task,
+            "target_quantiles": (
+                None if self.target_quantiles is None else list(self.target_quantiles)
+            ),
+            "threshold": self.threshold,
         }
 
     @classmethod
@@ -157,7 +264,13 @@ class Signature:
         Raises:
             DataError: A key is missing or unknown, or a value is of the wrong kind.
         """
+        # A model that was saved before there were these keys has what they say without a word.
+        optional = {"task": "classification", "target_quantiles": None, "threshold": None}
+        if isinstance(state, Mapping):
+            state = {**optional, **state}
         _check_keys(state, {field.name for field in fields(cls)}, "signature")
+        if state["task"] not in get_args(Task):
+            raise DataError(f"signature: {unknown('task', str(state['task']), get_args(Task))}")
         features = tuple(
             _feature_from_dict(item) for item in _list(state["features"], "signature.features")
         )
@@ -165,17 +278,27 @@ class Signature:
         if not names or len(set(names)) != len(names):
             raise DataError("signature.features must name at least one feature, each once.")
         sample = tuple(
-            _sample_from_dict(row, names) for row in _list(state["sample"], "signature.sample")
+            _sample_from_dict(row, features) for row in _list(state["sample"], "signature.sample")
         )
+        class_names = tuple(
+            _text(label, "signature.class_names")
+            for label in _list(state["class_names"], "signature.class_names")
+        )
+        threshold = _number(state["threshold"], "signature.threshold")
+        if threshold is not None and not (0.0 <= threshold <= 1.0 and len(class_names) == 2):
+            raise DataError(
+                "signature.threshold must be in [0, 1], and is for two classes; got "
+                f"{show(threshold)} and {len(class_names)} classes."
+            )
         return cls(
             features=features,
             target=_text(state["target"], "signature.target"),
-            class_names=tuple(
-                _text(label, "signature.class_names")
-                for label in _list(state["class_names"], "signature.class_names")
-            ),
+            class_names=class_names,
             sample=sample,
             n_rows=_integer(state["n_rows"], "signature.n_rows"),
+            task=state["task"],
+            target_quantiles=_deciles(state["target_quantiles"], "signature.target_quantiles"),
+            threshold=threshold,
         )
 
     def rows_to_frame(self, rows: Rows | NDArray[Any], *, strict: bool = False) -> pd.DataFrame:
@@ -189,11 +312,13 @@ class Signature:
                 ignored, as is the target among the keys of a mapping.
 
         Returns:
-            Shape ``(n, n_features)``, float64, columns in the order of the features.
+            Shape ``(n, n_features)``, float64, columns in the order of the features: a category as
+            the place of its level, a date in seconds since 1970-01-01. A level that the training
+            rows do not have is NaN, as what is missing.
 
         Raises:
-            DataError: A feature is missing or unknown, or a value is neither a finite number nor
-                missing; the message names the row, counted from 1, and the feature.
+            DataError: A feature is missing or unknown, or a value is neither of the feature's type
+                nor missing; the message names the row, counted from 1, and the feature.
         """
         import pandas as pd
 
@@ -206,7 +331,7 @@ class Signature:
         infinite = np.isinf(values)
         if infinite.any():
             row, column = (int(index[0]) for index in np.nonzero(infinite))
-            raise self._wrong(row, self.features[column].name, float(values[row, column]))
+            raise _wrong(row, self.features[column], float(values[row, column]))
         return pd.DataFrame(values, columns=list(self.feature_names), copy=False)
 
     def _from_frame(self, frame: pd.DataFrame, strict: bool) -> NDArray[np.float64]:
@@ -224,16 +349,20 @@ class Signature:
                 if name not in self.feature_names:
                     raise DataError(unknown("feature", name, self.feature_names))
         values = np.empty((len(frame), len(self.features)), dtype=np.float64)
-        for index, name in enumerate(self.feature_names):
-            column = frame.iloc[:, names.index(name)]
-            if pd.api.types.is_any_real_numeric_dtype(column.dtype) or (
+        for index, feature in enumerate(self.features):
+            column = frame.iloc[:, names.index(feature.name)]
+            if feature.levels is not None:
+                values[:, index] = encode_categories(column, feature.levels)
+            elif feature.type == "date":
+                values[:, index] = encode_dates(column, feature.name, "The table")
+            elif pd.api.types.is_any_real_numeric_dtype(column.dtype) or (
                 pd.api.types.is_bool_dtype(column.dtype) and column.dtype != object
             ):
                 values[:, index] = column.to_numpy(dtype=np.float64, na_value=np.nan)
             else:
                 missing = column.isna().to_numpy()
                 for row, value in enumerate(column.to_numpy(dtype=object)):
-                    values[row, index] = np.nan if missing[row] else self._value(row, name, value)
+                    values[row, index] = np.nan if missing[row] else _value(row, feature, value)
         return values
 
     def _from_array(self, rows: NDArray[Any]) -> NDArray[np.float64]:
@@ -242,7 +371,7 @@ class Signature:
                 f"Rows must have the shape (n, {len(self.features)}), one value for each of "
                 f"{', '.join(self.feature_names)}; got the shape {rows.shape}."
             )
-        if rows.dtype.kind in "biuf":
+        if rows.dtype.kind in "biuf" and all(f.type in _NUMERIC for f in self.features):
             return rows.astype(np.float64)
         return self._from_list(rows.tolist(), strict=False)
 
@@ -269,7 +398,7 @@ class Signature:
                     f"{', '.join(names)}."
                 )
             for position, value in enumerate(items):
-                values[index, position] = self._value(index, names[position], value)
+                values[index, position] = _value(index, self.features[position], value)
         return values
 
     def _items_by_name(
@@ -285,21 +414,21 @@ class Signature:
                 raise DataError(f"Row {index + 1}: {unknown('feature', key, names)}")
         return [row[name] for name in names]
 
-    def _value(self, row: int, name: str, value: object) -> float:
-        if value is None or _is_pandas_gap(value):
-            return math.nan
-        if isinstance(value, (bool, int, float, np.bool_, np.integer, np.floating)):
-            try:
-                return float(value)
-            except OverflowError:
-                return math.inf
-        raise self._wrong(row, name, value)
 
-    @staticmethod
-    def _wrong(row: int, name: str, value: object) -> DataError:
-        return DataError(
-            f"Row {row + 1}: feature '{name}' must be a finite number, got {show(value)}."
-        )
+_NUMERIC = frozenset({"bool", "int", "float"})
+
+
+def _value(row: int, feature: Feature, value: object) -> float:
+    number = feature.encode(value)
+    if number is None:
+        raise _wrong(row, feature, value)
+    return number
+
+
+def _wrong(row: int, feature: Feature, value: object) -> DataError:
+    return DataError(
+        f"Row {row + 1}: feature '{feature.name}' must be {feature.rule}, got {show(value)}."
+    )
 
 
 def _is_pandas_gap(value: object) -> bool:
@@ -308,8 +437,15 @@ def _is_pandas_gap(value: object) -> bool:
     return pandas is not None and (value is pandas.NA or value is pandas.NaT)
 
 
-def _as_float(value: Value) -> float:
-    return math.nan if value is None else float(value)
+def _known(number: float | None) -> float:
+    return math.nan if number is None else number
+
+
+def _spread(feature: Feature) -> list[float]:
+    """Give as many values as there are deciles, from all over what a feature can be."""
+    if feature.levels is not None:
+        return [float(step % max(len(feature.levels), 1)) for step in range(len(_DECILES))]
+    return list(feature.quantiles or [0.0] * len(_DECILES))
 
 
 def _missing(name: str, surplus: set[str]) -> str:
@@ -320,32 +456,53 @@ def _missing(name: str, surplus: set[str]) -> str:
 
 
 def _describe(name: str, column: pd.Series[Any]) -> Feature:
+    import pandas as pd
+
+    missing = float(column.isna().mean())
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        levels = _levels(column)
+        return Feature(name, "category", None, None, None, missing, None, levels)
     kind: FeatureType = "float"
     if column.dtype.kind in "bi":
         kind = "bool" if column.dtype.kind == "b" else "int"
-    values = column.to_numpy(dtype=np.float64)
+    if column.dtype.kind == "M":
+        kind = "date"
+        values = encode_dates(column, name, "The table")
+    else:
+        values = column.to_numpy(dtype=np.float64)
     there = values[~np.isnan(values)]
-    missing = 1.0 - len(there) / len(values)
     if len(there) == 0:
         return Feature(name, kind, None, None, None, missing, None)
     factor = power_of_two(there)
-    scaled = there / factor
-    quantiles = np.quantile(scaled, _DECILES) * factor
     return Feature(
         name=name,
         type=kind,
         min=float(there.min()),
         max=float(there.max()),
-        mean=float(np.mean(scaled) * factor),
+        mean=float(np.mean(there / factor) * factor),
         missing=missing,
-        quantiles=tuple(quantiles.tolist()),
+        quantiles=_quantiles(there),
     )
+
+
+def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:
+    factor = power_of_two(values)
+    return tuple((np.quantile(values / factor, _DECILES) * factor).tolist())
+
+
+def _levels(column: pd.Series[Any]) -> tuple[str, ...]:
+    """Order the levels that occur; of too many, the most frequent are kept."""
+    counts = column.value_counts()
+    counts = counts[counts > 0]
+    # Of equally frequent ones the same are kept whatever the order of the rows.
+    kept = sorted(((-int(n), str(level)) for level, n in counts.items()))[:MAX_LEVELS]
+    return sort_labels({level for _, level in kept})
 
 
 def _sample(dataset: TabularDataset) -> list[dict[str, Value]]:
     """Take the first row of each class, then the first of the others."""
     positions: list[int] = []
-    if dataset.has_target:
+    if dataset.has_target and dataset.task == "classification":
         _, first = np.unique(dataset.y, return_index=True)
         positions = first[:_NUM_SAMPLE_ROWS].tolist()
     others = (row for row in range(min(len(dataset), 2 * _NUM_SAMPLE_ROWS)))
@@ -364,12 +521,20 @@ def _sample(dataset: TabularDataset) -> list[dict[str, Value]]:
 
 
 def _plain(value: Any) -> Value:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, datetime.datetime):
+        seconds = parse_date(value)
+        # There is a time that is none, and it is an instance of datetime.
+        return None if seconds is None or math.isnan(seconds) else date_text(seconds)
     plain = cast("bool | int | float", np.asarray(value).item())
     return None if isinstance(plain, float) and math.isnan(plain) else plain
 
 
 def _feature_from_dict(state: object) -> Feature:
     where = "signature.features"
+    if isinstance(state, Mapping):
+        state = {"levels": None, **state}
     state = _check_keys(state, {field.name for field in fields(Feature)}, where)
     name = _text(state["name"], f"{where}.name")
     kinds = get_args(FeatureType)
@@ -378,13 +543,15 @@ def _feature_from_dict(state: object) -> Feature:
     missing = _number(state["missing"], f"{where}.missing")
     if missing is None or not 0.0 <= missing <= 1.0:
         raise DataError(f"{where}.missing of '{name}' must be in [0, 1], got {show(missing)}.")
-    quantiles = state["quantiles"]
-    if quantiles is not None:
-        quantiles = [
-            _number(item, f"{where}.quantiles") for item in _list(quantiles, f"{where}.quantiles")
-        ]
-        if len(quantiles) != len(_DECILES) or None in quantiles:
-            raise DataError(f"{where}.quantiles of '{name}' must be {len(_DECILES)} numbers.")
+    levels = state["levels"]
+    if (state["type"] == "category") != (levels is not None):
+        raise DataError(f"{where}.levels of '{name}' must be a list for a category, else null.")
+    if levels is not None:
+        levels = tuple(_text(level, f"{where}.levels") for level in _list(levels, where))
+        if len(set(levels)) != len(levels) or len(levels) > MAX_LEVELS:
+            raise DataError(
+                f"{where}.levels of '{name}' must be at most {MAX_LEVELS} texts, each once."
+            )
     return Feature(
         name=name,
         type=state["type"],
@@ -392,16 +559,34 @@ def _feature_from_dict(state: object) -> Feature:
         max=_number(state["max"], f"{where}.max"),
         mean=_number(state["mean"], f"{where}.mean"),
         missing=missing,
-        quantiles=None if quantiles is None else tuple(quantiles),
+        quantiles=_deciles(state["quantiles"], f"{where}.quantiles of '{name}'"),
+        levels=levels,
     )
 
 
-def _sample_from_dict(state: object, names: Sequence[str]) -> dict[str, Value]:
-    row = _check_keys(state, set(names), "signature.sample")
-    for value in row.values():
-        if not isinstance(value, bool):
+def _deciles(value: object, where: str) -> tuple[float, ...] | None:
+    if value is None:
+        return None
+    numbers = [_number(item, where) for item in _list(value, where)]
+    if len(numbers) != len(_DECILES) or None in numbers:
+        raise DataError(f"{where} must be {len(_DECILES)} numbers.")
+    return tuple(number for number in numbers if number is not None)
+
+
+def _sample_from_dict(state: object, features: Sequence[Feature]) -> dict[str, Value]:
+    row = _check_keys(state, {feature.name for feature in features}, "signature.sample")
+    for feature in features:
+        value = row[feature.name]
+        if feature.type in {"category", "date"}:
+            if value is not None and not (
+                isinstance(value, str) and feature.encode(value) is not None
+            ):
+                raise DataError(
+                    f"signature.sample: '{feature.name}' must be {feature.rule}, got {show(value)}."
+                )
+        elif not isinstance(value, bool):
             _number(value, "signature.sample")
-    return {name: row[name] for name in names}
+    return {feature.name: row[feature.name] for feature in features}
 
 
 def _check_keys(state: object, keys: set[str], where: str) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""A table of numbers with a target column of class labels."""
+"""A table of numbers, categories and dates, with a target column of classes or numbers."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ import hashlib
 import logging
 import os
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 
 from ml_project_template.data.base import BaseDataset
-from ml_project_template.data.columns import (
-    check_unique,
-    label_text,
-    label_texts,
-    numeric_column,
-    show,
-    sort_labels,
+from ml_project_template.data.column_types import (
+    check_column_types,
+    is_constant,
+    is_identifier,
+    typed_column,
 )
-from ml_project_template.data.files import parse_csv, parse_parquet
+from ml_project_template.data.columns import check_unique, show
+from ml_project_template.data.files import FileFormat, format_of, parse
 from ml_project_template.data.splitting import num_rows_of, split_indices
+from ml_project_template.data.targets import encode_labels, given_class_names, read_numbers, task_of
 from ml_project_template.errors import ConfigError, DataError, unknown
 from ml_project_template.utils import io
 from ml_project_template.utils.secrets import public_url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from ml_project_template.data.preprocessing import Preprocessor
-    from ml_project_template.data.signature import Signature
+    from ml_project_template.data.signature import Signature, Task
 
 __all__ = ["TabularDataset"]
 
@@ -41,29 +41,38 @@ logger = logging.getLogger(__name__)
 
 FilePath = str | os.PathLike[str]
 
-# A target with more different labels than this, most of them seen once, is no class label.
-_MOST_RARE_LABELS = 50
-
 # How many columns a message names before it says '...'.
 _SHOWN_COLUMNS = 10
 
 
 class TabularDataset(BaseDataset):
-    """Numeric features and a class label for each row.
+    """Features, and a class label or a number for each row.
 
     Args:
-        features: One column for each feature, of bool, int or float; missing values are NaN.
-        target: The label of each row, or None where the labels are not known.
+        features: One column for each feature: numbers, truth values, texts or dates. See
+            `typed_column` for what they are taken for; missing values are NaN, None or NaT.
+        target: The target of each row, or None where it is not known.
         target_column: The name of the target.
+        task: ``classification``, ``regression``, or ``auto``, which tells them apart by the target.
+        columns: Feature name to ``numeric``, ``category``, ``date`` or ``drop``, where it shall not
+            be found out.
         class_names: The labels in the order of their codes. Default: those that occur, sorted as
             numbers if all are numbers, else as text.
+        drop_identifiers: Leave out text that never repeats, and whole numbers that only count the
+            rows, unless ``columns`` names them.
+        drop_constant: Leave out columns that hold one value alone, likewise.
         name: What the data set is called in logs.
         digest: The SHA-256 of the file that the table was read from.
         source: The path or URL that the table was read from.
         signature: What the raw features look like; set on prepared data.
         preprocessor: What the features were prepared with; set on prepared data.
 
+    Attributes:
+        features: The typed columns; of prepared data, float32.
+        dropped: Column name to why it was left out: ``identifier``, ``constant`` or ``columns``.
+
     Raises:
+        ConfigError: An unknown task, or an unknown type in ``columns``.
         DataError: The table can't be used as it is; the message names column, row and value.
     """
 
@@ -73,7 +82,11 @@ class TabularDataset(BaseDataset):
         target: NDArray[Any] | pd.Series[Any] | Sequence[object] | None,
         *,
         target_column: str,
+        task: Task | Literal["auto"] = "auto",
+        columns: Mapping[str, str] | None = None,
         class_names: Sequence[object] | None = None,
+        drop_identifiers: bool = False,
+        drop_constant: bool = False,
         name: str = "dataset",
         digest: str | None = None,
         source: str | None = None,
@@ -87,22 +100,59 @@ class TabularDataset(BaseDataset):
         self.target_column = target_column
         self.signature = signature
         self.preprocessor = preprocessor
-        self.features = _numeric_features(features, where)
+        self.features = _typed_features(features, columns or {}, where)
+        self.dropped = {key: "columns" for key, kind in (columns or {}).items() if kind == "drop"}
+        self._drop(columns or {}, identifiers=drop_identifiers, constant=drop_constant, where=where)
         self._feature_names = tuple(str(column) for column in self.features.columns)
         if target_column in self._feature_names:
             raise DataError(f"{where}: the target column '{target_column}' is also a feature.")
-        self._codes: NDArray[np.int64] | None = None
+        self._y: NDArray[np.int64] | NDArray[np.float64] | None = None
         self._class_names: tuple[str, ...] = ()
         self._matrix: NDArray[np.float32] | None = None
-        if target is not None:
-            labels = pd.Series(target).reset_index(drop=True)
-            if len(labels) != len(self.features):
-                raise DataError(
-                    f"{where}: {len(labels)} labels for {len(self.features)} rows of features."
-                )
-            self._codes, self._class_names = _encode(labels, target_column, class_names, where)
+        values = None if target is None else pd.Series(target).reset_index(drop=True)
+        if values is not None and len(values) != len(self.features):
+            raise DataError(
+                f"{where}: {len(values)} labels for {len(self.features)} rows of features."
+            )
+        self._task = task_of(values, task, target_column, class_names, where)
+        if values is not None and self._task == "regression":
+            self._y = read_numbers(values, target_column, where)
+        elif values is not None:
+            self._y, self._class_names = encode_labels(values, target_column, class_names, where)
         elif class_names is not None:
-            self._class_names = _given_class_names(class_names)
+            self._class_names = given_class_names(class_names)
+
+    def _drop(
+        self, columns: Mapping[str, str], *, identifiers: bool, constant: bool, where: str
+    ) -> None:
+        """Leave out the columns that no model can learn from, and say so."""
+        for name in list(self.features.columns):
+            if name in columns:
+                continue
+            if identifiers and is_identifier(self.features[name], name):
+                self.dropped[name] = "identifier"
+            elif constant and is_constant(self.features[name]):
+                self.dropped[name] = "constant"
+        left_out = [name for name in self.features.columns if name in self.dropped]
+        if not left_out:
+            return
+        if len(left_out) == self.features.shape[1]:
+            raise DataError(
+                f"{where} has no feature to learn from: {', '.join(left_out[:_SHOWN_COLUMNS])} "
+                "only name or number the rows, or hold one value alone. Keep one: "
+                f"data.columns.{left_out[0]}=category"
+            )
+        for reason, what in (
+            ("identifier", "only names or numbers the rows"),
+            ("constant", "holds one value alone"),
+        ):
+            for name in left_out:
+                if self.dropped[name] == reason:
+                    logger.warning(
+                        "%s: the column '%s' %s and is left out; data.columns.%s=... keeps it.",
+                        *(where, name, what, name),
+                    )
+        self.features = self.features.drop(columns=left_out)
 
     # -- reading and writing ---------------------------------------------------------------------
 
@@ -112,143 +162,49 @@ class TabularDataset(BaseDataset):
         path: FilePath,
         *,
         target_column: str,
-        storage_options: Mapping[str, Any] | None = None,
+        task: Task | Literal["auto"] = "auto",
+        columns: Mapping[str, str] | None = None,
         class_names: Sequence[object] | None = None,
         drop_columns: Sequence[str] = (),
+        only_columns: Sequence[str] | None = None,
+        drop_identifiers: bool = True,
+        drop_constant: bool = False,
         name: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        file_format: FileFormat | None = None,
         **read_options: Any,
     ) -> Self:
-        """Read a table by the ending of its name: ``.csv``, ``.csv.gz`` or ``.parquet``.
+        """Read a table.
 
         Args:
             path: A local path or a URL.
-            target_column: The column of the labels.
-            storage_options: Options of the storage that the path lies on.
+            target_column: The column of the target.
+            task: As for the class.
+            columns: As for the class.
             class_names: The labels in the order of their codes.
             drop_columns: Columns that are neither feature nor target.
+            only_columns: The features; other columns are left out. None takes all.
+            drop_identifiers: As for the class.
+            drop_constant: As for the class.
             name: What the data set is called; default: the name of the file.
-            **read_options: How a CSV is written, as for ``from_csv``.
-
-        Raises:
-            ConfigError: The ending is none of these, or options of a CSV are given for Parquet.
-            DataError: As for ``from_csv`` and ``from_parquet``.
-            FileNotFoundError: There is no such file.
-        """
-        text = os.fspath(path)
-        if text.lower().endswith((".csv", ".csv.gz")):
-            return cls.from_csv(
-                text,
-                target_column=target_column,
-                storage_options=storage_options,
-                class_names=class_names,
-                drop_columns=drop_columns,
-                name=name,
-                **read_options,
-            )
-        if not text.lower().endswith(".parquet"):
-            raise ConfigError(f"'{text}': the file must end in .csv, .csv.gz or .parquet.")
-        if read_options:
-            raise ConfigError(
-                f"'{text}': {', '.join(sorted(read_options))} can only be set for a CSV."
-            )
-        return cls.from_parquet(
-            text,
-            target_column=target_column,
-            storage_options=storage_options,
-            class_names=class_names,
-            drop_columns=drop_columns,
-            name=name,
-        )
-
-    @classmethod
-    def from_csv(
-        cls,
-        path: FilePath,
-        *,
-        target_column: str,
-        storage_options: Mapping[str, Any] | None = None,
-        class_names: Sequence[object] | None = None,
-        drop_columns: Sequence[str] = (),
-        name: str | None = None,
-        **read_options: Any,
-    ) -> Self:
-        """Read a CSV file with a header line, plain or gzipped, in UTF-8 unless told otherwise.
-
-        Args:
-            path: A local path or a URL.
-            target_column: The column of the labels.
             storage_options: Options of the storage that the path lies on.
-            class_names: The labels in the order of their codes.
-            drop_columns: Columns that are neither feature nor target.
-            name: What the data set is called; default: the name of the file.
-            **read_options: How the file is written, in the words of ``pandas.read_csv``, such as
+            file_format: ``csv``, plain or gzipped, or ``parquet``; None goes by the ending.
+            **read_options: How a CSV is written, in the words of ``pandas.read_csv``, such as
                 ``sep=";"``, ``decimal=","`` or ``encoding="latin-1"``.
 
         Raises:
-            ConfigError: An option that ``pandas.read_csv`` does not know.
-            DataError: The file is empty, a directory, ragged or not text, a column is missing or
-                doubled, or a value is not a number.
+            ConfigError: The ending is none of these, an option that ``pandas.read_csv`` does not
+                know, or options of a CSV are given for another format.
+            DataError: The file is empty, a directory, ragged or not of its format, a column is
+                missing or doubled, or a value is not of the type of its column.
             FileNotFoundError: There is no such file.
         """
-        return cls._read(
-            path,
-            lambda data, where: parse_csv(data, where, read_options),
-            target_column=target_column,
-            storage_options=storage_options,
-            class_names=class_names,
-            drop_columns=drop_columns,
-            name=name,
-        )
-
-    @classmethod
-    def from_parquet(
-        cls,
-        path: FilePath,
-        *,
-        target_column: str,
-        storage_options: Mapping[str, Any] | None = None,
-        class_names: Sequence[object] | None = None,
-        drop_columns: Sequence[str] = (),
-        name: str | None = None,
-    ) -> Self:
-        """Read a Parquet file.
-
-        Args:
-            path: A local path or a URL.
-            target_column: The column of the labels.
-            storage_options: Options of the storage that the path lies on.
-            class_names: The labels in the order of their codes.
-            drop_columns: Columns that are neither feature nor target.
-            name: What the data set is called; default: the name of the file.
-
-        Raises:
-            DataError: The file is empty, a directory or no Parquet, a column is missing or
-                doubled, or a value is not a number.
-            FileNotFoundError: There is no such file.
-        """
-        return cls._read(
-            path,
-            parse_parquet,
-            target_column=target_column,
-            storage_options=storage_options,
-            class_names=class_names,
-            drop_columns=drop_columns,
-            name=name,
-        )
-
-    @classmethod
-    def _read(
-        cls,
-        path: FilePath,
-        parse: Callable[[bytes, str], pd.DataFrame],
-        *,
-        target_column: str,
-        storage_options: Mapping[str, Any] | None,
-        class_names: Sequence[object] | None,
-        drop_columns: Sequence[str],
-        name: str | None,
-    ) -> Self:
         text = os.fspath(path)
+        file_format = file_format or format_of(text)
+        if file_format != "csv" and read_options:
+            raise ConfigError(
+                f"'{text}': {', '.join(sorted(read_options))} can only be set for a CSV."
+            )
         shown = public_url(text)
         where = f"'{shown}'"
         # Read once: the digest is that of the very bytes that are parsed.
@@ -256,22 +212,60 @@ class TabularDataset(BaseDataset):
             data = io.read_bytes(text, storage_options=storage_options)
         except IsADirectoryError as error:
             raise DataError(f"{where} is a directory; the path must name a file.") from error
-        table = parse(data, where)
+        table = parse(data, where, file_format, read_options)
         if table.empty:
             raise DataError(f"{where} has no rows of data.")
-        features, target = _separate(table, target_column, drop_columns, where)
+        features, target = _separate(table, target_column, drop_columns, only_columns, where)
+        known = columns or {}
+        if only_columns is not None:
+            known = {key: kind for key, kind in known.items() if key in only_columns}
         return cls(
             features,
             target,
             target_column=target_column,
+            task=task,
+            columns=known,
             class_names=class_names,
+            drop_identifiers=drop_identifiers and only_columns is None,
+            drop_constant=drop_constant and only_columns is None,
             name=name or PurePosixPath(text).name.split(".")[0],
             digest=hashlib.sha256(data).hexdigest(),
             source=shown,
         )
 
+    @classmethod
+    def from_csv(cls, path: FilePath, *, target_column: str, **options: Any) -> Self:
+        """Read a CSV file with a header line, plain or gzipped, in UTF-8 unless told otherwise.
+
+        Args:
+            path: A local path or a URL, of any ending.
+            target_column: The column of the target.
+            **options: As for `from_file`, such as ``storage_options`` or ``sep=";"``.
+
+        Raises:
+            ConfigError: As for `from_file`.
+            DataError: As for `from_file`.
+            FileNotFoundError: There is no such file.
+        """
+        return cls.from_file(path, target_column=target_column, file_format="csv", **options)
+
+    @classmethod
+    def from_parquet(cls, path: FilePath, *, target_column: str, **options: Any) -> Self:
+        """Read a Parquet file.
+
+        Args:
+            path: A local path or a URL, of any ending.
+            target_column: The column of the target.
+            **options: As for `from_file`, such as ``storage_options``.
+
+        Raises:
+            DataError: As for `from_file`.
+            FileNotFoundError: There is no such file.
+        """
+        return cls.from_file(path, target_column=target_column, file_format="parquet", **options)
+
     def to_parquet(self, path: FilePath, storage_options: Mapping[str, Any] | None = None) -> str:
-        """Write features and labels as one Parquet file, whole or not at all.
+        """Write features and target as one Parquet file, whole or not at all.
 
         Args:
             path: A local path or a URL.
@@ -285,15 +279,17 @@ class TabularDataset(BaseDataset):
         return text
 
     def parquet_bytes(self) -> bytes:
-        """Write features and labels, as text, into the bytes of a Parquet file."""
+        """Write features and target, labels as text, into the bytes of a Parquet file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         table = pa.Table.from_pandas(self.features, preserve_index=False)
-        if self._codes is not None:
+        if self._y is not None and self._task == "regression":
+            table = table.append_column(self.target_column, pa.array(self._y))
+        elif self._y is not None:
             # As a dictionary, so that a label is stored once however many rows bear it.
             labels = pa.DictionaryArray.from_arrays(
-                pa.array(self._codes, type=pa.int32()), pa.array(self._class_names)
+                pa.array(self._y, type=pa.int32()), pa.array(self._class_names)
             )
             table = table.append_column(self.target_column, labels.cast(pa.string()))
         # The metadata of pandas would name a column that it does not know.
@@ -309,8 +305,25 @@ class TabularDataset(BaseDataset):
     def __repr__(self) -> str:
         return (
             f"{type(self).__name__}(name={self.name!r}, rows={len(self)}, "
-            f"features={self.num_features}, classes={self.num_classes})"
+            f"features={self.num_features}, {self.target_text})"
         )
+
+    @property
+    def target_text(self) -> str:
+        """What the target is, in short: ``classes=3`` or ``regression``."""
+        return "regression" if self._task == "regression" else f"classes={self.num_classes}"
+
+    @property
+    def task(self) -> Task:
+        """Whether the target is a class or a number."""
+        return self._task
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """The number of levels of each prepared feature that is a category, 0 for the others."""
+        if self.preprocessor is None:
+            return (0,) * self.num_features
+        return self.preprocessor.cardinalities_
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -334,54 +347,81 @@ class TabularDataset(BaseDataset):
 
     @property
     def has_target(self) -> bool:
-        """Whether the labels of the rows are known."""
-        return self._codes is not None
+        """Whether the target of the rows is known."""
+        return self._y is not None
 
     @property
     def X(self) -> NDArray[np.float32]:
         """Features of shape ``(n_samples, n_features)``, float32, C-contiguous.
 
+        A category is the place of its level, NaN where it is missing or unseen.
+
         Raises:
-            DataError: A value is too large for float32.
+            DataError: A value is too large for float32, or there are categories or dates and the
+                data are not prepared yet.
         """
         if self._matrix is None:
+            for name, column in self.features.items():
+                if column.dtype.kind not in "biuf":
+                    raise DataError(
+                        f"'{self.source or self.name}': column '{name}' holds no numbers; prepare "
+                        "the data first: Preprocessor().fit(train).transform(train)."
+                    )
             with np.errstate(over="ignore"):
                 matrix = np.ascontiguousarray(self.features.to_numpy(dtype=np.float32))
             infinite = np.isinf(matrix)
             if infinite.any():
-                row, column = (int(index[0]) for index in np.nonzero(infinite))
+                row, place = (int(index[0]) for index in np.nonzero(infinite))
                 raise DataError(
-                    f"'{self.source or self.name}': column '{self._feature_names[column]}', row "
-                    f"{row + 1}: {show(self.features.iloc[row, column])} is too large for a 32-bit "
+                    f"'{self.source or self.name}': column '{self._feature_names[place]}', row "
+                    f"{row + 1}: {show(self.features.iloc[row, place])} is too large for a 32-bit "
                     "float; standardise the data (preprocessing=standardize)."
                 )
             self._matrix = matrix
         return self._matrix
 
     @property
-    def y(self) -> NDArray[np.int64]:
-        """Class codes of shape ``(n_samples,)``, int64, each an index into ``class_names``.
+    def y(self) -> NDArray[Any]:
+        """The target of shape ``(n_samples,)``.
+
+        Class codes, int64, each an index into ``class_names``; for a regression float64.
 
         Raises:
-            DataError: The data set has no labels.
+            DataError: The target is not known.
         """
-        if self._codes is None:
+        if self._y is None:
             raise DataError(f"'{self.source or self.name}' has no target: its rows are unlabelled.")
-        return self._codes
+        return self._y
 
     @property
     def labels(self) -> NDArray[np.object_]:
-        """The class name of each row, strings of shape ``(n_samples,)``."""
-        return np.asarray(self._class_names, dtype=object)[self.y]
+        """The class name of each row, strings of shape ``(n_samples,)``.
+
+        Raises:
+            DataError: The target is a number.
+        """
+        if self._task == "regression":
+            raise DataError(f"'{self.source or self.name}': a numeric target has no labels.")
+        labels: NDArray[np.object_] = np.asarray(self._class_names, dtype=object)[self.y]
+        return labels
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """What rows are stratified by, of shape ``(n_samples,)``: classes; zeros for a regression.
+
+        Raises:
+            DataError: The target is not known.
+        """
+        return self.y if self._task == "classification" else np.zeros(len(self.y), dtype=np.int64)
 
     # -- parts -----------------------------------------------------------------------------------
 
     def split(self, test_size: float, random_state: int) -> tuple[Self, Self]:
         """Split the rows in two, with the classes in the same proportions.
 
-        Where a class has too few rows for that, some of them stay in the training part and a
-        warning is logged: no class is ever lost from training. Each part keeps the order of the
-        rows.
+        For a regression the rows are drawn at random. Where a class has too few rows for that,
+        some of them stay in the training part and a warning is logged: no class is ever lost from
+        training. Each part keeps the order of the rows.
 
         Args:
             test_size: The part of the rows that goes to the second data set, in (0, 1).
@@ -399,7 +439,11 @@ class TabularDataset(BaseDataset):
                 f"test_size must be a fraction between 0 and 1, both excluded, got {test_size}."
             )
         train, test = split_indices(
-            self.y, self._class_names, num_rows_of(test_size, len(self)), random_state, self.name
+            self.codes,
+            self._class_names or ("",),
+            num_rows_of(test_size, len(self)),
+            random_state,
+            self.name,
         )
         return self.take(train), self.take(test)
 
@@ -417,12 +461,16 @@ class TabularDataset(BaseDataset):
             raise DataError(f"'{self.source or self.name}': no row is chosen.")
         part = copy.copy(self)
         part.features = self.features.iloc[positions].reset_index(drop=True)
-        part._codes = None if self._codes is None else self._codes[positions]
+        part._y = None if self._y is None else self._y[positions]
         part._matrix = None
         return part
 
     def with_features(
-        self, features: pd.DataFrame, *, signature: Signature, preprocessor: Preprocessor
+        self,
+        features: pd.DataFrame,
+        *,
+        signature: Signature | None,
+        preprocessor: Preprocessor | None,
     ) -> Self:
         """Put prepared features in the place of the raw ones; labels and origin stay.
 
@@ -440,35 +488,44 @@ class TabularDataset(BaseDataset):
         return prepared
 
 
-def _numeric_features(features: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Check the feature columns and turn each into numbers, sharing what needs no change."""
+def _typed_features(features: pd.DataFrame, columns: Mapping[str, str], where: str) -> pd.DataFrame:
+    """Find out what each column holds, and turn it into that, sharing what needs no change."""
     if features.shape[1] == 0:
         raise DataError(f"{where} has no feature column.")
     if len(features) == 0:
         raise DataError(f"{where} has no rows of data.")
     names = [str(column) for column in features.columns]
     check_unique(names, where)
-    columns: dict[str, pd.Series[Any]] = {}
+    check_column_types(columns, names, where)
+    typed: dict[str, pd.Series[Any]] = {}
     problems: dict[str, DataError] = {}
     for index, name in enumerate(names):
+        if columns.get(name) == "drop":
+            continue
         try:
             column = features.iloc[:, index].reset_index(drop=True)
-            columns[name] = numeric_column(column, name, where)
+            typed[name] = typed_column(column, name, where, columns.get(name))
         except DataError as error:
             problems[name] = error
     if problems:
-        # All of them at once: a table with one column of text mostly has more.
+        # All of them at once: a table with one such column mostly has more.
         rest = ", ..." if len(problems) > _SHOWN_COLUMNS else ""
         names_shown = ", ".join(list(problems)[:_SHOWN_COLUMNS]) + rest
         raise DataError(
             f"{next(iter(problems.values()))} Mend it, or leave columns out: "
             f"data.drop_columns=[{names_shown}]"
         )
-    return pd.DataFrame(columns, copy=False)
+    if not typed:
+        raise DataError(f"{where} has no feature column: data.columns drops all of them.")
+    return pd.DataFrame(typed, copy=False)
 
 
 def _separate(
-    table: pd.DataFrame, target_column: str, drop_columns: Sequence[str], where: str
+    table: pd.DataFrame,
+    target_column: str,
+    drop_columns: Sequence[str],
+    only_columns: Sequence[str] | None,
+    where: str,
 ) -> tuple[pd.DataFrame, pd.Series[Any]]:
     """Take the target out of a table and drop what is neither feature nor target."""
     table.columns = pd.Index([str(column) for column in table.columns], dtype=object)
@@ -487,6 +544,11 @@ def _separate(
             raise DataError(f"{where}: {unknown('column to drop', column, names)}")
     if target_column in drop_columns:
         raise DataError(f"{where}: the target column '{target_column}' can't be dropped.")
+    if only_columns is not None:
+        for column in only_columns:
+            if column not in names:
+                raise DataError(f"{where} lacks a feature: {unknown('column', column, names)}")
+        return table[list(only_columns)], table[target_column]
     unnamed = [name for name in names if name.startswith("Unnamed: ") and name not in drop_columns]
     if unnamed:
         logger.warning(
@@ -496,75 +558,3 @@ def _separate(
             unnamed[0],
         )
     return table.drop(columns=[target_column, *drop_columns]), table[target_column]
-
-
-def _given_class_names(class_names: Sequence[object]) -> tuple[str, ...]:
-    if isinstance(class_names, str):
-        raise ConfigError(f"class_names must be a list of labels, got '{class_names}'.")
-    names = tuple(label_text(label) for label in class_names)
-    doubled = {label for label in names if names.count(label) > 1}
-    if doubled:
-        raise ConfigError(f"class_names names '{min(doubled)}' more than once.")
-    if len(names) < 2:
-        raise ConfigError(f"class_names must name at least two classes, got {list(names)}.")
-    return names
-
-
-def _encode(
-    labels: pd.Series[Any],
-    target_column: str,
-    class_names: Sequence[object] | None,
-    where: str,
-) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Turn labels into codes and fix the order of the classes."""
-    missing = labels.isna().to_numpy()
-    if missing.any():
-        raise DataError(
-            f"{where}: target column '{target_column}' is missing in {int(missing.sum())} of "
-            f"{len(labels)} rows, first in row {int(np.argmax(missing)) + 1}; "
-            "remove these rows or fill in their label."
-        )
-    texts = label_texts(labels, target_column, where)
-    codes, uniques = pd.factorize(texts)
-    found = [str(label) for label in uniques]
-    if class_names is None:
-        _check_labels(labels, found, target_column, where)
-        names = sort_labels(set(found))
-        if len(names) < 2:
-            raise DataError(
-                f"{where}: target column '{target_column}' holds one class only, '{names[0]}'; "
-                "at least two are needed."
-            )
-    else:
-        names = _given_class_names(class_names)
-    index = {label: code for code, label in enumerate(names)}
-    for label in found:
-        if label not in index:
-            row = int(np.argmax(codes == found.index(label)))
-            raise DataError(
-                f"{where}: target column '{target_column}', row {row + 1}: "
-                f"{unknown('class', label, names)}"
-            )
-    order = np.asarray([index[label] for label in found], dtype=np.int64)
-    return order[codes], names
-
-
-def _check_labels(
-    labels: pd.Series[Any], found: Sequence[str], target_column: str, where: str
-) -> None:
-    """Refuse a target that is a measure or a key rather than a class."""
-    often = len(found) > len(labels) / 2
-    if pd.api.types.is_float_dtype(labels.dtype):
-        values = labels.to_numpy(dtype=np.float64)
-        whole = bool(np.all(values == np.floor(values)))
-        if not whole and (len(found) > _MOST_RARE_LABELS or often):
-            raise DataError(
-                f"{where}: target column '{target_column}' is continuous ({len(found)} different "
-                f"numbers in {len(labels)} rows): regression is not supported, the target must "
-                "hold class labels."
-            )
-    if len(found) > _MOST_RARE_LABELS and often:
-        raise DataError(
-            f"{where}: target column '{target_column}' has {len(found)} different values in "
-            f"{len(labels)} rows: the target must hold class labels that repeat."
-        )

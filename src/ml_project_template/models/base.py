@@ -17,7 +17,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, get_args
@@ -27,6 +27,7 @@ from pydantic import Field
 
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
+from ml_project_template.data.one_hot import OneHot, OneHotDataset
 from ml_project_template.errors import (
     ArtifactError,
     ConfigError,
@@ -34,6 +35,7 @@ from ml_project_template.errors import (
     DivergenceError,
     ModelError,
     ProjectError,
+    RegistryError,
     unknown,
 )
 from ml_project_template.models._capture import RECORD, plain_json, recorded
@@ -41,11 +43,13 @@ from ml_project_template.models.registry import ModelRegistry
 from ml_project_template.training.metrics import (
     classification_metrics,
     confusion_counts,
+    regression_metrics,
     resolve_class_weight,
     softmax,
 )
 from ml_project_template.training.progress import progress_reporter
 from ml_project_template.training.reporting import History, MultiReporter, Reporter
+from ml_project_template.training.thresholds import Threshold, choose_threshold
 from ml_project_template.unsent import keep_model
 from ml_project_template.utils.arguments import check_arguments
 from ml_project_template.utils.collecting import collecting_as_usual
@@ -60,7 +64,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from ml_project_template.data.preprocessing import Preprocessor
-    from ml_project_template.data.signature import Signature
+    from ml_project_template.data.signature import Signature, Task
     from ml_project_template.data.tabular import TabularDataset
     from ml_project_template.models._onnx import ScoreGraph
     from ml_project_template.tracking import Run, Tracker
@@ -116,7 +120,7 @@ class ModelParts:
 
 
 class BaseModel(ABC):
-    """A classifier that trains, saves, loads and predicts in the same way as all others.
+    """A model that trains, saves, loads and predicts in the same way as all others.
 
     A subclass takes plain JSON values in its constructor, and implements ``_fit``, ``predict``,
     ``_save_weights`` and ``_load_weights``. Its constructor's arguments are recorded by themselves
@@ -128,6 +132,16 @@ class BaseModel(ABC):
         signature: The raw features and the class names.
         metadata: How the model came about: versions, commit, seed, data, metrics.
         history: What the last fit reported, a row for each epoch or boosting stage.
+    """
+
+    task: ClassVar[Task] = "classification"
+    """Whether it predicts classes or numbers."""
+
+    takes_categories: ClassVar[bool] = False
+    """Whether ``X`` may hold categories, as codes: see ``BaseDataset.cardinalities``.
+
+    Otherwise each has a column of zeros and ones for each of its levels, in ``_fit`` as in what
+    ``_features`` gives: a model for numbers alone works on any table.
     """
 
     packages: ClassVar[tuple[str, ...]] = ("numpy", "pandas", "safetensors")
@@ -185,7 +199,7 @@ class BaseModel(ABC):
 
         Returns:
             Scores of shape ``(n_samples, n_classes)``: the highest is the class, and their softmax
-            are the probabilities.
+            are the probabilities. Of a regression the numbers, of shape ``(n_samples,)``.
 
         Raises:
             ModelError: The model is not fitted.
@@ -243,12 +257,14 @@ class BaseModel(ABC):
     ) -> ScoreGraph | None:
         """Write ``predict`` as an ONNX graph, so that a server needs nothing of what fitted it.
 
+        For a regression the graph's scores have the shape ``(n_samples, 1)``.
+
         Args:
             params: The arguments of the constructor.
             tensors: The arrays of ``weights.safetensors``, if there are, and those of
                 ``inference_tensors``. They come out of a file and have to be checked.
-            n_features: How many prepared features there are.
-            num_classes: How many classes there are.
+            n_features: How many features there are, as ``_features`` gives them.
+            num_classes: How many classes there are; 0 for a regression.
 
         Returns:
             The graph, from prepared rows to raw scores; None if the model has none: a server then
@@ -263,11 +279,43 @@ class BaseModel(ABC):
         """Say how much each feature matters to the model.
 
         Returns:
-            Importances of shape ``(n_features,)`` that sum to 1; None if the model has none.
+            Importances of shape ``(n_features,)``, of the features as ``_features`` gives them,
+            that sum to 1; None if the model has none.
         """
         return None
 
     # ---- what a user calls
+
+    @classmethod
+    def for_task(cls, task: Task) -> type[BaseModel]:
+        """Find the class that does for a task what this one does for its own.
+
+        Of ``mlp_classifier`` and ``mlp_regressor`` each stands for the other.
+
+        Args:
+            task: The task of the data.
+
+        Returns:
+            This class where the task is its own.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        if cls.task == task:
+            return cls
+        name = ModelRegistry.name_of(cls)
+        endings = {"classification": "_classifier", "regression": "_regressor"}
+        sibling = name.removesuffix(endings[cls.task]) + endings[task]
+        try:
+            found: type[BaseModel] = ModelRegistry.get(sibling)
+        except RegistryError:
+            found = cls
+        if found.task != task:
+            raise ConfigError(
+                f"model: a {name} is for {cls.task}, and the target is one for {task}; there is no "
+                f"model '{sibling}'. Choose another model, or set data.task={cls.task}."
+            )
+        return found
 
     def get_params(self) -> dict[str, Any]:
         """Return the parameters of the model, as they are logged."""
@@ -283,6 +331,7 @@ class BaseModel(ABC):
         model_path: str | os.PathLike[str] | None = None,
         run_name: str | None = None,
         save_model: SaveModel = "best",
+        threshold: Threshold = None,
         seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None,
         tracking: bool | Tracker = True,
         config: Mapping[str, Any] | None = None,
@@ -303,6 +352,10 @@ class BaseModel(ABC):
             run_name: The tracker's name for the run; None lets it choose.
             save_model: Keep the model of the lowest validation loss (``best``) or the last one
                 (``final``). Without ``val_data`` both are the last one.
+            threshold: The probability from which on the second of two classes is predicted, saved
+                with the model; or the metric of the validation rows (the training rows without
+                them) that it is to make largest, ``f1`` or ``balanced_accuracy``. None predicts the
+                more probable class.
             seed: Makes the training reproducible; None draws anew each time.
             tracking: True for MLflow, False for no record, or a tracker.
             config: The composed configuration, kept as a record with its secrets hidden.
@@ -342,13 +395,26 @@ class BaseModel(ABC):
             if data is not None
         }
         _check_splits(splits)
+        if train_data.task != self.task:
+            sibling = self.for_task(train_data.task)
+            raise ConfigError(
+                f"model: a {name} is for {self.task}, and '{train_data.target_column}' is a target "
+                f"for {train_data.task}: use {sibling.__name__}."
+            )
+        if threshold is not None and train_data.num_classes != 2:
+            raise ConfigError(
+                f"threshold={threshold}: is for two classes, and the data have "
+                f"{train_data.target_text}"
+            )
         if model_path is not None:
             artifacts.check_target(os.fspath(model_path), storage_options=storage_options)
         if seed is not None:
             seed_everything(seed)
         self._n_features = None
-        self._adapt(train_data)
-        self._describe(train_data)
+        splits = self._describe(splits)
+        train_data = splits["train"]
+        views = {split: self._view(data) for split, data in splits.items()}
+        self._adapt(views["train"])
         arguments = {**_defaults(self._fit), **training_arguments}
         weights = resolve_class_weight(
             arguments.get("class_weight"), train_data.y, train_data.num_classes
@@ -393,8 +459,8 @@ class BaseModel(ABC):
                 try:
                     with collecting_as_usual():
                         self._fit(
-                            train_data,
-                            val_data,
+                            views["train"],
+                            views.get("val"),
                             **training_arguments,
                             **self._wanted(save_model=save_model, seed=seed),
                         )
@@ -402,6 +468,8 @@ class BaseModel(ABC):
                     self._reporter = None
             self.history = history.rows
             self._n_features = train_data.num_features
+            if threshold is not None:
+                self._set_threshold(threshold, splits.get("val", train_data))
 
             metrics, confusion = self._judge(splits, weights)
             run.log_metrics(metrics)
@@ -469,22 +537,25 @@ class BaseModel(ABC):
             data: Prepared rows with the classes of the training.
 
         Returns:
-            ``loss``, ``log_loss``, ``accuracy``, ``f1_macro`` and ``roc_auc`` (left out if a class
-            has no row).
+            What `classification_metrics` or `regression_metrics` computes.
 
         Raises:
-            DataError: Other classes than those of the training.
+            DataError: Another task or other classes than those of the training.
         """
+        if data.task != self.task:
+            raise DataError(
+                f"'{data.name}' has a target for {data.task}, and the model is for {self.task}."
+            )
         if self.signature is not None and data.class_names != self.signature.class_names:
             raise DataError(
                 f"'{data.name}' has the classes {', '.join(data.class_names)}; the model knows "
                 f"{', '.join(self.signature.class_names)}."
             )
         weights = self.metadata.get("class_weight")
-        return classification_metrics(
-            data.y,
-            self.predict_proba(data),
-            class_weight=None if weights is None else np.asarray(weights, dtype=np.float64),
+        return self._measure(
+            data,
+            self.predict(data),
+            None if weights is None else np.asarray(weights, dtype=np.float64),
         )
 
     def predict_proba(self, X: ArrayLike | DataFrame | BaseDataset) -> NDArray[np.float64]:
@@ -497,10 +568,29 @@ class BaseModel(ABC):
             Probabilities of shape ``(n_samples, n_classes)``; each row sums to 1.
 
         Raises:
+            ModelError: The model is not fitted, or predicts numbers.
+            DataError: Another number of features, or values that are no numbers.
+        """
+        if self.task == "regression":
+            raise ModelError(f"A {type(self).__qualname__} predicts numbers: call predict().")
+        return softmax(self.predict(X))
+
+    def answer(self, X: ArrayLike | DataFrame | BaseDataset) -> NDArray[np.float64]:
+        """Predict what is told of a row: probabilities, or a number.
+
+        Args:
+            X: Prepared features of shape ``(n_samples, n_features)``.
+
+        Returns:
+            Shape ``(n_samples, n_classes)``, or ``(n_samples, 1)`` for a regression; float64.
+
+        Raises:
             ModelError: The model is not fitted.
             DataError: Another number of features, or values that are no numbers.
         """
-        return softmax(self.predict(X))
+        if self.task == "regression":
+            return np.asarray(self.predict(X), dtype=np.float64).reshape(-1, 1)
+        return np.asarray(self.predict_proba(X), dtype=np.float64)
 
     def report(self, step: int, metrics: Mapping[str, float], total: int | None = None) -> None:
         """Tell whoever listens how the fit goes; called by ``_fit``.
@@ -643,7 +733,20 @@ class BaseModel(ABC):
         if values.shape[1] != n_features:
             raise DataError(f"The model takes {n_features} features, X has {values.shape[1]}.")
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(values, dtype=np.float32)
+            features: NDArray[np.float32] = np.ascontiguousarray(values, dtype=np.float32)
+        encoder = self._encoder()
+        return features if encoder is None else encoder.transform(features)
+
+    def _encoder(self) -> OneHot | None:
+        """Give what makes zeros and ones of categories; None where there are none, or as codes."""
+        if self.takes_categories or self.preprocessor is None or not self.preprocessor.levels_:
+            return None
+        return OneHot(self.preprocessor.cardinalities_)
+
+    def _view(self, data: TabularDataset) -> BaseDataset:
+        """Give a prepared data set the form that the model learns from."""
+        encoder = self._encoder()
+        return data if encoder is None else OneHotDataset(data, encoder)
 
     def _by_name(self, frame: Any) -> Any:
         """Pick the columns of a DataFrame in the order of the features."""
@@ -662,22 +765,38 @@ class BaseModel(ABC):
 
     def _feature_names(self) -> tuple[str, ...]:
         """Name the prepared features; empty if their names are not known."""
-        return () if self.preprocessor is None else tuple(self.preprocessor.feature_names_)
+        return () if self.preprocessor is None else self.preprocessor.output_names_
+
+    def _column_names(self) -> tuple[str, ...]:
+        """Name the columns that ``_features`` gives; empty if their names are not known."""
+        encoder = self._encoder()
+        names = self._feature_names()
+        if encoder is None or self.preprocessor is None:
+            return names
+        return tuple(encoder.names(names, self.preprocessor.output_levels_))
 
     @staticmethod
-    def _require_finite(X: NDArray[np.float32], names: tuple[str, ...] = ()) -> None:
+    def _require_finite(
+        X: NDArray[np.float32],
+        names: tuple[str, ...] = (),
+        cardinalities: Sequence[int] = (),
+    ) -> None:
         """Refuse missing and infinite values, for a model that can't take them.
 
         Args:
             X: Features of shape ``(n_samples, n_features)``.
             names: Their names, for the message.
+            cardinalities: Which of them are categories, that may be missing.
 
         Raises:
             DataError: Names the first such row and feature.
         """
-        if np.isfinite(X).all():
+        wrong = ~np.isfinite(X)
+        if any(cardinalities):
+            wrong &= np.asarray(cardinalities) == 0
+        if not wrong.any():
             return
-        row, column = (int(index) for index in np.argwhere(~np.isfinite(X))[0])
+        row, column = (int(index) for index in np.argwhere(wrong)[0])
         name = f"'{names[column]}'" if column < len(names) else str(column + 1)
         what = "missing" if np.isnan(X[row, column]) else "infinite"
         raise DataError(
@@ -702,7 +821,7 @@ class BaseModel(ABC):
         takes_gaps = self.takes_gaps(self._model_params, self.preprocessor)
         rows = self.signature.probe_rows(missing=takes_gaps)
         try:
-            answers = self.predict_proba(self.preprocessor.transform_array(rows))
+            answers = self.answer(self.preprocessor.transform_array(rows))
         except Exception as error:
             # Whatever a model of somebody's own says to such rows, it is trained and is to be
             # saved. A server then loads the model itself.
@@ -798,18 +917,27 @@ class BaseModel(ABC):
             raise ArtifactError("metadata.json: num_features must be a positive number.")
         return ModelParts(preprocessor, signature, metadata, n_features)
 
-    def _describe(self, train_data: TabularDataset) -> None:
-        """Take the preprocessor and the signature from the training data."""
+    def _describe(self, splits: Mapping[str, TabularDataset]) -> dict[str, TabularDataset]:
+        """Take the preprocessor and the signature from the training rows; prepare raw ones."""
         from ml_project_template.data.preprocessing import Preprocessor
         from ml_project_template.data.signature import Signature
 
+        train_data = splits["train"]
         if train_data.preprocessor is not None:
             self.preprocessor = train_data.preprocessor
             self.signature = train_data.signature
-        else:
-            # Raw rows are what the model takes: nothing is filled in, nothing is scaled.
-            self.preprocessor = Preprocessor(impute=None, scale=None).fit(train_data)
-            self.signature = train_data.signature or Signature.from_dataset(train_data)
+            return dict(splits)
+        # Raw numbers are what the model takes: nothing is filled in, nothing is scaled.
+        self.preprocessor = Preprocessor(impute=None, scale=None).fit(train_data)
+        self.signature = train_data.signature or Signature.from_dataset(train_data)
+        if not (self.preprocessor.levels_ or self.preprocessor.dates_):
+            return dict(splits)
+        return {split: self.preprocessor.transform(data) for split, data in splits.items()}
+
+    def _set_threshold(self, threshold: Threshold, data: TabularDataset) -> None:
+        assert self.signature is not None
+        chosen = choose_threshold(threshold, data.y, self.predict_proba(data))
+        self.signature = replace(self.signature, threshold=chosen)
 
     def _wanted(self, **offered: Any) -> dict[str, Any]:
         """Keep what ``_fit`` names among its parameters."""
@@ -829,11 +957,28 @@ class BaseModel(ABC):
                     f"The model's scores on the {split} rows are not all finite numbers: the "
                     "training diverged."
                 )
-            found = classification_metrics(data.y, softmax(scores), class_weight=weights)
+            found = self._measure(data, scores, weights)
             metrics |= {f"{split}_{name}": value for name, value in found.items()}
-            counts = confusion_counts(data.y, scores.argmax(axis=1), data.num_classes)
-            confusion[split] = counts.tolist()
+            if self.task == "classification":
+                predicted = self._decide(softmax(scores))
+                confusion[split] = confusion_counts(data.y, predicted, data.num_classes).tolist()
         return metrics, confusion
+
+    def _measure(
+        self, data: TabularDataset, outputs: NDArray[Any], weights: NDArray[np.float64] | None
+    ) -> dict[str, float]:
+        """Compute the metrics of what ``predict`` has given."""
+        if self.task == "regression":
+            return regression_metrics(data.y, outputs)
+        chances = softmax(outputs)
+        return classification_metrics(
+            data.y, chances, class_weight=weights, predicted=self._decide(chances)
+        )
+
+    def _decide(self, chances: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Choose a class for each row of probabilities."""
+        assert self.signature is not None
+        return self.signature.decide(chances)
 
     def _log_plots(self, run: Run, splits: Mapping[str, TabularDataset], history: History) -> None:
         from ml_project_template.training import plots
@@ -844,14 +989,28 @@ class BaseModel(ABC):
         held_out = [split for split in splits if split != "train"] or ["train"]
         for split in held_out:
             data = splits[split]
+            if self.task == "regression":
+                predicted = self.predict(data)
+                figures[f"{split}_residuals"] = plots.residuals(data.y, predicted)
+                figures[f"{split}_predicted_against_actual"] = plots.predicted_against_actual(
+                    data.y, predicted
+                )
+                continue
             chances = self.predict_proba(data)
             figures[f"{split}_confusion_matrix"] = plots.confusion_matrix(
-                data.y, chances.argmax(axis=1), data.class_names
+                data.y, self._decide(chances), data.class_names
             )
             figures[f"{split}_roc"] = plots.roc_curves(data.y, chances, data.class_names)
+            figures[f"{split}_precision_recall"] = plots.precision_recall_curves(
+                data.y, chances, data.class_names
+            )
+            figures[f"{split}_calibration"] = plots.calibration_curve(data.y, chances)
         importances = self.feature_importances()
         if importances is not None:
             names = self._feature_names() or splits["train"].feature_names
+            encoder = self._encoder()
+            if encoder is not None and len(importances) == encoder.width:
+                importances = encoder.sum_by_feature(importances)
             figures["feature_importance"] = plots.feature_importance(names, importances)
         for name, figure in figures.items():
             run.log_bytes(plots.save_png(figure), f"plots/{name}.png")
@@ -881,6 +1040,11 @@ def _check_splits(splits: Mapping[str, TabularDataset]) -> None:
             raise DataError(
                 f"The {split} data have other features ({', '.join(data.feature_names)}) than the "
                 f"training data ({', '.join(train.feature_names)})."
+            )
+        if data.task != train.task:
+            raise DataError(
+                f"The target of the {split} data is one for {data.task}, that of the training data "
+                f"for {train.task}."
             )
         if data.class_names != train.class_names:
             raise DataError(

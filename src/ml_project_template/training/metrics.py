@@ -1,4 +1,4 @@
-"""Metrics of a classification, on numpy arrays alone."""
+"""Metrics of classifications and regressions, on numpy arrays alone."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from numpy.typing import ArrayLike, NDArray
 from ml_project_template.errors import ConfigError
 
 __all__ = [
+    "CLASSIFICATION_METRICS",
     "METRICS",
+    "REGRESSION_METRICS",
     "ClassWeight",
     "better_direction",
     "classification_metrics",
     "confusion_counts",
+    "precision_recall_curve",
+    "regression_metrics",
     "resolve_class_weight",
     "roc_curve",
     "softmax",
@@ -23,8 +27,25 @@ __all__ = [
 
 ClassWeight = Literal["balanced"] | list[float] | None
 
-METRICS = ("accuracy", "f1_macro", "log_loss", "loss", "roc_auc")
+CLASSIFICATION_METRICS = (
+    "accuracy",
+    "average_precision",
+    "balanced_accuracy",
+    "f1_macro",
+    "log_loss",
+    "loss",
+    "roc_auc",
+)
 """What `classification_metrics` computes."""
+
+REGRESSION_METRICS = ("loss", "mae", "r2", "rmse")
+"""What `regression_metrics` computes."""
+
+METRICS = tuple(sorted({*CLASSIFICATION_METRICS, *REGRESSION_METRICS}))
+"""All of them."""
+
+_MINIMIZED = ("loss", "mae", "rmse")
+_MAXIMIZED = ("accuracy", "average_precision", "f1_macro", "r2", "roc_auc")
 
 
 def better_direction(metric: str) -> Literal["minimize", "maximize"] | None:
@@ -34,11 +55,12 @@ def better_direction(metric: str) -> Literal["minimize", "maximize"] | None:
         metric: Its name, with or without a split before it, such as ``val_loss``.
 
     Returns:
-        ``minimize`` for losses, ``maximize`` for scores; None for a name that isn't ours.
+        ``minimize`` for losses and errors, ``maximize`` for scores; None for a name that isn't
+        ours.
     """
-    if metric.endswith("loss"):
+    if metric.endswith(_MINIMIZED):
         return "minimize"
-    return "maximize" if metric.endswith(("accuracy", "f1_macro", "roc_auc")) else None
+    return "maximize" if metric.endswith(_MAXIMIZED) else None
 
 
 def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
@@ -98,7 +120,11 @@ def resolve_class_weight(
 
 
 def classification_metrics(
-    y: ArrayLike, probabilities: ArrayLike, *, class_weight: ArrayLike | None = None
+    y: ArrayLike,
+    probabilities: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    predicted: NDArray[np.integer[Any]] | None = None,
 ) -> dict[str, float]:
     """Score predicted probabilities.
 
@@ -106,13 +132,16 @@ def classification_metrics(
         y: Class codes of shape ``(n_samples,)``.
         probabilities: Of shape ``(n_samples, n_classes)``.
         class_weight: Weights of shape ``(n_classes,)`` for ``loss``; None weighs all rows alike.
+        predicted: Predicted class codes of shape ``(n_samples,)``; None takes the most probable.
 
     Returns:
         ``loss``, the log loss weighted by class, as a fit minimises it; ``log_loss``, the same
-        unweighted, in nats; ``accuracy``; ``f1_macro``, the mean F1 over the classes that occur
-        in the labels or the predictions; ``roc_auc``, the area under the ROC curve (of class 1 for
-        two classes, the mean over one class against the rest for more; Hand and Till call it macro
-        one-vs-rest), left out if a class has no row.
+        unweighted, in nats; ``accuracy``; ``balanced_accuracy``, the mean over the classes that
+        have a row of the part of their rows that is found; ``f1_macro``, the mean F1 over the
+        classes that occur in the labels or the predictions; ``roc_auc``, the area under the ROC
+        curve (of class 1 for two classes, the mean over one class against the rest for more; Hand
+        and Till call it macro one-vs-rest), and ``average_precision``, the area under the steps of precision
+        over recall, of the same classes; both left out if a class has no row.
     """
     codes = np.asarray(y, dtype=np.int64)
     chances = np.asarray(probabilities, dtype=np.float64)
@@ -122,7 +151,8 @@ def classification_metrics(
     losses = -np.log(np.clip(chances[np.arange(n_rows), codes], eps, 1.0))
     weights = None if class_weight is None else np.asarray(class_weight, dtype=np.float64)[codes]
 
-    counts = confusion_counts(codes, chances.argmax(axis=1), n_classes)
+    chosen = chances.argmax(axis=1) if predicted is None else predicted
+    counts = confusion_counts(codes, chosen, n_classes)
     hits, actual, predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     occurring = (actual + predicted) > 0
     f1 = 2 * hits[occurring] / (actual + predicted)[occurring]
@@ -130,12 +160,37 @@ def classification_metrics(
         "loss": float(np.average(losses, weights=weights)),
         "log_loss": float(losses.mean()),
         "accuracy": float(hits.sum() / n_rows),
+        "balanced_accuracy": float((hits[actual > 0] / actual[actual > 0]).mean()),
         "f1_macro": float(f1.mean()),
     }
     if n_classes > 1 and (actual > 0).all():
         positives = [1] if n_classes == 2 else range(n_classes)
         areas = [_area_under_roc(codes == k, chances[:, k]) for k in positives]
         metrics["roc_auc"] = float(np.mean(areas))
+        precisions = [_average_precision(codes == k, chances[:, k]) for k in positives]
+        metrics["average_precision"] = float(np.mean(precisions))
+    return metrics
+
+
+def regression_metrics(y: ArrayLike, predictions: ArrayLike) -> dict[str, float]:
+    """Score predicted numbers.
+
+    Args:
+        y: Actual numbers of shape ``(n_samples,)``.
+        predictions: Predicted numbers of shape ``(n_samples,)``.
+
+    Returns:
+        ``loss``, the mean squared error; ``rmse``, its root; ``mae``, the mean absolute error;
+        ``r2``, the part of the variance that is explained, left out if all actual numbers are the
+        same.
+    """
+    actual = np.asarray(y, dtype=np.float64)
+    errors = np.asarray(predictions, dtype=np.float64) - actual
+    mse = float(np.mean(np.square(errors)))
+    metrics = {"loss": mse, "rmse": float(np.sqrt(mse)), "mae": float(np.mean(np.abs(errors)))}
+    spread = float(np.mean(np.square(actual - actual.mean())))
+    if spread > 0:
+        metrics["r2"] = 1.0 - mse / spread
     return metrics
 
 
@@ -177,6 +232,33 @@ def roc_curve(
         np.concatenate([[0.0], false / max(false[-1], 1)]),
         np.concatenate([[0.0], true / max(true[-1], 1)]),
     )
+
+
+def precision_recall_curve(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Trace precision over recall.
+
+    Args:
+        positive: Which rows are positive, of shape ``(n_samples,)``; there must be some.
+        scores: Of shape ``(n_samples,)``: the higher, the more likely positive.
+
+    Returns:
+        Recall and precision at each distinct threshold, from the highest one down, after the point
+        (0, 1).
+    """
+    order = np.argsort(-scores, kind="stable")
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    true = np.cumsum(positive[order])[last]
+    return (
+        np.concatenate([[0.0], true / true[-1]]),
+        np.concatenate([[1.0], true / (last + 1)]),
+    )
+
+
+def _average_precision(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
+    recall, precision = precision_recall_curve(positive, scores)
+    return float(np.sum(np.diff(recall) * precision[1:]))
 
 
 def _area_under_roc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:

@@ -16,7 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ml_project_template.training.metrics import confusion_counts, roc_curve
+from ml_project_template.training.metrics import (
+    confusion_counts,
+    precision_recall_curve,
+    roc_curve,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +28,17 @@ if TYPE_CHECKING:
 
     from ml_project_template.training.reporting import History
 
-__all__ = ["confusion_matrix", "feature_importance", "loss_curve", "roc_curves", "save_png"]
+__all__ = [
+    "calibration_curve",
+    "confusion_matrix",
+    "feature_importance",
+    "loss_curve",
+    "precision_recall_curves",
+    "predicted_against_actual",
+    "residuals",
+    "roc_curves",
+    "save_png",
+]
 
 _DPI = 120
 _MOST_FEATURES = 30
@@ -32,6 +46,9 @@ _MOST_CURVES = 10
 _LONGEST_NAME = 26
 # Counts are written into the cells up to this many classes; more would not be readable.
 _MOST_NUMBERED_CLASSES = 25
+_CALIBRATION_BINS = 10
+# More points than this are a dark cloud and a large file.
+_MOST_POINTS = 5_000
 
 
 def loss_curve(history: History) -> Figure:
@@ -164,6 +181,136 @@ def roc_curves(y: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str
     if curves:
         axes.legend(loc="lower right", fontsize=9)
     return figure
+
+
+def precision_recall_curves(
+    y: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str]
+) -> Figure:
+    """Draw precision over recall of each class against the rest: the plot for rare classes.
+
+    Args:
+        y: Class codes of shape ``(n_samples,)``.
+        probabilities: Of shape ``(n_samples, n_classes)``.
+        class_names: The names of the codes.
+
+    Returns:
+        The figure, with the curves of `roc_curves`. A dotted line is what guessing reaches, where
+        there is one curve.
+    """
+    codes = np.asarray(y)
+    chances = np.asarray(probabilities, dtype=np.float64)
+    curves = []
+    for code in [1] if len(class_names) == 2 else range(len(class_names)):
+        positive = codes == code
+        if positive.any() and not positive.all():
+            recall, precision = precision_recall_curve(positive, chances[:, code])
+            area = float(np.sum(np.diff(recall) * precision[1:]))
+            curves.append((area, code, recall, precision, float(positive.mean())))
+    curves.sort(key=lambda curve: curve[0])
+    names = _labels(class_names)
+    figure, axes = _figure(6.5, 6)
+    for area, code, recall, precision, part in curves[:_MOST_CURVES]:
+        label = f"{names[code]} (average precision {area:.3f})"
+        axes.step(recall, precision, where="pre", label=label)
+        if len(curves) == 1:
+            axes.axhline(part, color="grey", linestyle=":", linewidth=1)
+    title = "Precision and recall"
+    if len(curves) > _MOST_CURVES:
+        title += f": the {_MOST_CURVES} smallest areas of {len(curves)} classes"
+    axes.set(
+        title=title, xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
+    )
+    if curves:
+        axes.legend(loc="lower left", fontsize=9)
+    return figure
+
+
+def calibration_curve(y: ArrayLike, probabilities: ArrayLike) -> Figure:
+    """Draw how often a class is right against the probability it was given.
+
+    Args:
+        y: Class codes of shape ``(n_samples,)``.
+        probabilities: Of shape ``(n_samples, n_classes)``.
+
+    Returns:
+        The reliability diagram (DeGroot and Fienberg, 1983): of two classes for the second, of more
+        for the most probable one (Guo et al., 2017). Ten bins of equal width; below them, how many
+        rows each has.
+    """
+    codes = np.asarray(y)
+    chances = np.asarray(probabilities, dtype=np.float64)
+    if chances.shape[1] == 2:
+        given, right = chances[:, 1], codes == 1
+    else:
+        given, right = chances.max(axis=1), codes == chances.argmax(axis=1)
+    places = np.minimum((given * _CALIBRATION_BINS).astype(np.int64), _CALIBRATION_BINS - 1)
+    counts = np.bincount(places, minlength=_CALIBRATION_BINS)
+    used = counts > 0
+    means, rates = (
+        np.bincount(places, weights=values, minlength=_CALIBRATION_BINS)[used] / counts[used]
+        for values in (given, right)
+    )
+    error = float(np.sum(counts[used] * np.abs(means - rates)) / len(codes))
+    figure = Figure(figsize=(6.5, 6.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
+    upper.plot(means, rates, marker="o", label=f"expected calibration error {error:.3f}")
+    upper.set(title="Calibration", ylabel="part that is right", ylim=(-0.02, 1.02))
+    upper.legend(loc="upper left", fontsize=9)
+    edges = np.linspace(0, 1, _CALIBRATION_BINS + 1)
+    lower.bar(edges[:-1], counts, width=1 / _CALIBRATION_BINS, align="edge", edgecolor="white")
+    lower.set(xlabel="predicted probability", ylabel="rows", xlim=(-0.02, 1.02))
+    return figure
+
+
+def predicted_against_actual(y: ArrayLike, predictions: ArrayLike) -> Figure:
+    """Draw each predicted number against the actual one; on the line, they are the same.
+
+    Args:
+        y: Actual numbers of shape ``(n_samples,)``.
+        predictions: Predicted numbers of shape ``(n_samples,)``.
+
+    Returns:
+        The figure, with 5,000 of the rows at most.
+    """
+    actual, predicted = _points(y, predictions)
+    figure, axes = _figure(6.5, 6)
+    ends = [min(actual.min(), predicted.min()), max(actual.max(), predicted.max())]
+    axes.plot(ends, ends, color="grey", linestyle=":", linewidth=1)
+    axes.scatter(actual, predicted, s=12, alpha=0.5, linewidths=0)
+    axes.set(title="Predicted against actual", xlabel="actual", ylabel="predicted")
+    return figure
+
+
+def residuals(y: ArrayLike, predictions: ArrayLike) -> Figure:
+    """Draw the errors over the predicted number, and how they are distributed.
+
+    Args:
+        y: Actual numbers of shape ``(n_samples,)``.
+        predictions: Predicted numbers of shape ``(n_samples,)``.
+
+    Returns:
+        The figure, with 5,000 of the rows at most.
+    """
+    actual, predicted = _points(y, predictions)
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=[4, 1])
+    left.axhline(0, color="grey", linestyle=":", linewidth=1)
+    left.scatter(predicted, predicted - actual, s=12, alpha=0.5, linewidths=0)
+    left.set(title="Residuals", xlabel="predicted", ylabel="predicted - actual")
+    right.hist(predicted - actual, bins=30, orientation="horizontal")
+    right.set(xlabel="rows")
+    return figure
+
+
+def _points(y: ArrayLike, predictions: ArrayLike) -> tuple[Any, Any]:
+    actual = np.asarray(y, dtype=np.float64)
+    predicted = np.asarray(predictions, dtype=np.float64)
+    # Evenly from all over the table, so that the same rows are drawn each time.
+    step = max(1, -(-len(actual) // _MOST_POINTS))
+    return actual[::step], predicted[::step]
 
 
 def feature_importance(names: Sequence[str], values: ArrayLike) -> Figure:
