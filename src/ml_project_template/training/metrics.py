@@ -140,8 +140,8 @@ def classification_metrics(
         have a row of the part of their rows that is found; ``f1_macro``, the mean F1 over the
         classes that occur in the labels or the predictions; ``roc_auc``, the area under the ROC
         curve (of class 1 for two classes, the mean over one class against the rest for more; Hand
-        and Till call it macro one-vs-rest), and ``average_precision``, the area under the steps of precision
-        over recall, of the same classes; both left out if a class has no row.
+        and Till call it macro one-vs-rest), and ``average_precision``, the area under the steps of
+        precision over recall, of the same classes; both left out if a class has no row.
     """
     codes = np.asarray(y, dtype=np.int64)
     chances = np.asarray(probabilities, dtype=np.float64)
