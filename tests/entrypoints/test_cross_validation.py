@@ -131,7 +131,7 @@ def test_the_saved_model_is_the_one_of_a_training_without_cross_validation(
 
 
 def test_no_test_row_is_in_any_fold(workspace: Path) -> None:
-    cfg = compose_config("train", [*_table(workspace), "cv=4"])
+    cfg = compose_config("train", [*_table(workspace), "cv=4", "data.drop_identifiers=false"])
 
     def rows(part: TabularDataset | None) -> set[int]:
         assert part is not None

@@ -67,7 +67,8 @@ def test_a_model_that_is_not_ends_the_command_after_all_is_told(
         (
             ["gate.metric=acuracy", "gate.min=0.9"],
             "gate.metric: Unknown metric 'acuracy'. Did you mean 'accuracy'? Available: accuracy, "
-            "f1_macro, log_loss, loss, roc_auc.",
+            "average_precision, balanced_accuracy, f1_macro, log_loss, loss, mae, r2, rmse, "
+            "roc_auc.",
         ),
         (["gate.metric=accuracy"], "gate.min: is required with gate.metric, or gate.max for a"),
         (["gate.min=0.9"], "gate.metric: is required with gate.min"),

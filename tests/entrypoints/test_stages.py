@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from ml_project_template.models.registry import ModelRegistry
+from ml_project_template.training.metrics import CLASSIFICATION_METRICS
 from tests.conftest import ROOT, CommandLine
 
 InProcess = Callable[..., tuple[int, str, str]]
@@ -141,7 +142,7 @@ def test_evaluate_repeats_the_metrics_of_the_training(
         )
         assert status == 0, err
         metrics = json.loads((workspace / "metrics.json").read_text())
-        assert metrics.keys() == {"loss", "log_loss", "accuracy", "f1_macro", "roc_auc"}
+        assert metrics.keys() == set(CLASSIFICATION_METRICS)
         for name, value in metrics.items():
             assert value == pytest.approx(trained[f"{split}_{name}"], rel=1e-6)
 
