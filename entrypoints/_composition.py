@@ -21,6 +21,7 @@ from hydra.errors import (
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from entrypoints._own import find_own_choices, own_folders
 from ml_project_template.errors import unknown
 
 __all__ = ["CONFIG_DIRECTORY", "compose_config", "composition_problems", "own_directories"]
@@ -70,6 +71,7 @@ def compose_config(
         HydraException: An override that can't be read or that nothing answers to.
     """
     extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+    find_own_choices()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIRECTORY)):
         cfg = compose(config_name, [*extra, *overrides], return_hydra_config=True)
@@ -98,7 +100,7 @@ def composition_problems(
     good: list[str] = []
     problems = []
     cfg = compose_config(config_name, config_dir=parsed.config_dir)
-    for override in sorted(parsed.overrides, key=_chooses_no_group):
+    for override in _groups_first(parsed.overrides, parsed.config_dir):
         try:
             cfg = compose_config(config_name, [*good, override], config_dir=parsed.config_dir)
         except HydraException as error:
@@ -129,10 +131,15 @@ def _single(text: str) -> str:
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
-def _chooses_no_group(override: str) -> bool:
+def _groups_first(overrides: Sequence[str], config_dir: str | None) -> list[str]:
     """Sort choices of a group first: what the other overrides may name depends on them."""
-    key = override.lstrip("+~").split("=")[0].split("@")[0]
-    return "." in key or not (CONFIG_DIRECTORY / key).is_dir()
+    folders = [CONFIG_DIRECTORY, *own_folders(), *([Path(config_dir)] if config_dir else [])]
+
+    def chooses_no_group(override: str) -> bool:
+        key = override.lstrip("+~").split("=")[0].split("@")[0]
+        return "." in key or not any((folder / key).is_dir() for folder in folders)
+
+    return sorted(overrides, key=chooses_no_group)
 
 
 def _explain(override: str, error: HydraException, node: DictConfig) -> str:

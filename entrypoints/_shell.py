@@ -29,6 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from entrypoints._composition import CONFIG_DIRECTORY, composition_problems
+from entrypoints._own import find_own_choices, trust_own_packages
 from entrypoints._pipeline import environment_overrides
 from ml_project_template.errors import ConfigError, ProjectError
 from ml_project_template.utils.collecting import collect_rarely
@@ -68,6 +69,8 @@ class Shell:
 
         What the environment says comes first, so that the command line's own words win.
         """
+        trust_own_packages()
+        find_own_choices()
         sys.argv[1:1] = environment_overrides(self.config_name, sys.argv[1:])
         opened = tuple(f"{key}." for key in self.open_keys)
         if opened:
