@@ -11,7 +11,7 @@ COMPOSE ?= docker compose
 # Each command is a process of its own: without bytecode on disk it would compile all its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train test coverage lint format types imports check bench soak mlflow services images images-test clean
+.PHONY: help setup train test coverage lint format types imports check bench soak mlflow services images images-test rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -94,6 +94,11 @@ images: ## build the images of the stages; settings of a build: make images ARGS
 
 images-test: setup ## build the images without docker and run the stages in them; as root on Debian
 	$(RUN) pytest -n 0 -p no:cacheprovider tests/images/check_images.py $(ARGS)
+
+# Before the set-up, too: it takes python3 and git alone. Some systems have a NAME in the environment.
+rename: ## make the project one's own: make rename NAME=my_project
+	@$(if $(filter command,$(origin NAME)),,$(error NAME is required: make rename NAME=my_project))
+	@$(PYTHON) tools/rename.py $(if $(filter 1,$(FORCE)),--force) -- "$$NAME"
 
 clean: ## remove caches; runs, models and data stay
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage .coverage.* dist
