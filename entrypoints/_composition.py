@@ -23,8 +23,19 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from entrypoints._own import find_own_choices, own_folders
 from ml_project_template.errors import unknown
+from ml_project_template.sweeps.space import quoted
 
-__all__ = ["CONFIG_DIRECTORY", "compose_config", "composition_problems", "own_directories"]
+__all__ = [
+    "CONFIG_DIRECTORY",
+    "SEARCH_PATH",
+    "compose_config",
+    "composition_problems",
+    "own_directories",
+    "own_words",
+]
+
+# The override that names further folders to look in.
+SEARCH_PATH = "hydra.searchpath"
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parents[1] / "conf"
 
@@ -54,15 +65,12 @@ OmegaConf.register_resolver("stem", _stem, replace=True)
 OmegaConf.register_resolver("raw_path", _raw_path, replace=True)
 
 
-def compose_config(
-    config_name: str, overrides: Sequence[str] = (), *, config_dir: str | None = None
-) -> DictConfig:
+def compose_config(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a configuration as the command line would.
 
     Args:
         config_name: The root file in ``conf/``, without its ending.
         overrides: What would stand on the command line.
-        config_dir: One more folder to look in, before ``conf/``.
 
     Returns:
         The configuration of the job. ``HydraConfig`` holds Hydra's own.
@@ -70,11 +78,10 @@ def compose_config(
     Raises:
         HydraException: An override that can't be read or that nothing answers to.
     """
-    extra = [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
     find_own_choices()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIG_DIRECTORY)):
-        cfg = compose(config_name, [*extra, *overrides], return_hydra_config=True)
+        cfg = compose(config_name, list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
@@ -97,12 +104,15 @@ def composition_problems(
     config_name = parsed.config_name or config_name
     if parsed.multirun:
         parsed.overrides = [_single(override) for override in parsed.overrides]
-    good: list[str] = []
-    problems = []
-    cfg = compose_config(config_name, config_dir=parsed.config_dir)
-    for override in _groups_first(parsed.overrides, parsed.config_dir):
+    problems: list[str] = []
+    # First of all: what can be chosen depends on where to look.
+    folders = _searched(parsed.overrides, parsed.config_dir, problems)
+    others = [override for override in parsed.overrides if not _names_folders(override)]
+    good = [_search_path(folders)] if folders else []
+    cfg = compose_config(config_name, good)
+    for override in _groups_first(others, folders):
         try:
-            cfg = compose_config(config_name, [*good, override], config_dir=parsed.config_dir)
+            cfg = compose_config(config_name, [*good, override])
         except HydraException as error:
             problems.append(_explain(override, error, cfg))
         else:
@@ -111,13 +121,56 @@ def composition_problems(
 
 
 def own_directories(hydra: Any) -> list[str]:
-    """List the folders of the user's own choices that a command names by ``--config-dir``.
+    """List the folders of the user's own choices that a command names.
+
+    Args:
+        hydra: Hydra's part of the configuration.
+
+    Returns:
+        What stands behind ``--config-dir``, and in ``hydra.searchpath``.
+    """
+    return [
+        source.path
+        for source in hydra.runtime.config_sources
+        if source.provider in ("command-line", f"{SEARCH_PATH} in command-line")
+        and source.schema == "file"
+    ]
+
+
+def own_words(hydra: Any) -> list[str]:
+    """Give the words with which another command looks in the same folders as this one.
 
     Args:
         hydra: Hydra's part of the configuration.
     """
-    sources = hydra.runtime.config_sources
-    return [source.path for source in sources if source.provider == "command-line"]
+    folders = own_directories(hydra)
+    # Hydra takes one folder by --config-dir.
+    if len(folders) == 1:
+        return ["--config-dir", *folders]
+    return [_search_path([f"file://{folder}" for folder in folders])] if folders else []
+
+
+def _search_path(addresses: Sequence[str]) -> str:
+    return f"{SEARCH_PATH}=[{','.join(map(quoted, addresses))}]"
+
+
+def _names_folders(override: str) -> bool:
+    return override.partition("=")[0] == SEARCH_PATH
+
+
+def _searched(overrides: Sequence[str], config_dir: str | None, problems: list[str]) -> list[str]:
+    """List what a command line says of where to look; what is wrong with it is added to a list."""
+    addresses = [f"file://{Path(config_dir).resolve()}"] if config_dir else []
+    for override in filter(_names_folders, overrides):
+        try:
+            value = OverridesParser.create().parse_override(override).value()
+        except HydraException:
+            value = None
+        if isinstance(value, list):
+            addresses += map(str, value)
+        else:
+            problems.append(f"{SEARCH_PATH}: must be a list of folders, such as [file:///a/b]")
+    return addresses
 
 
 def _single(text: str) -> str:
@@ -131,9 +184,13 @@ def _single(text: str) -> str:
     return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"
 
 
-def _groups_first(overrides: Sequence[str], config_dir: str | None) -> list[str]:
+def _groups_first(overrides: Sequence[str], searched: Sequence[str]) -> list[str]:
     """Sort choices of a group first: what the other overrides may name depends on them."""
-    folders = [CONFIG_DIRECTORY, *own_folders(), *([Path(config_dir)] if config_dir else [])]
+    folders = [
+        CONFIG_DIRECTORY,
+        *own_folders(),
+        *(Path(a.removeprefix("file://")) for a in searched),
+    ]
 
     def chooses_no_group(override: str) -> bool:
         key = override.lstrip("+~").split("=")[0].split("@")[0]

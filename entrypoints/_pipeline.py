@@ -26,7 +26,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from entrypoints._composition import compose_config, composition_problems
+from entrypoints._composition import SEARCH_PATH, compose_config, composition_problems
 from ml_project_template.errors import ConfigError
 from ml_project_template.sweeps.space import quoted
 
@@ -36,7 +36,6 @@ PIPELINE_OVERRIDES = "PIPELINE_OVERRIDES"
 STAGE_OVERRIDES = "STAGE_OVERRIDES"
 
 _TRAINING = "train"
-_SEARCH_PATH = "hydra.searchpath"
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
 
 
@@ -116,7 +115,7 @@ def _shared(config_name: str, own: Mapping[str, str | None], words: Sequence[str
         lines = (f"{PIPELINE_OVERRIDES}: {problem}" for problem in problems)
         raise ConfigError("\n".join(lines)) from error
     choices = _groups(trained)
-    chosen = [word for word in fixed if _key(word) == _SEARCH_PATH]
+    chosen = [word for word in fixed if _key(word) == SEARCH_PATH]
     chosen += [
         f"{group}={choices[group] or 'null'}" for group in shared if choices[group] != own[group]
     ]

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from entrypoints._composition import composition_problems, own_directories
+from entrypoints._composition import composition_problems, own_words
 from entrypoints._problems import argument_problems, training_problems
 from entrypoints._shell import plain
 from entrypoints._training import metric_of
@@ -236,8 +236,8 @@ def _compose(
 
 
 def _explain(config: DictConfig, overrides: Sequence[str]) -> list[str]:
-    words = [word for path in own_directories(config.hydra) for word in ("--config-dir", path)]
-    return composition_problems(config.hydra.job.config_name, [*words, *overrides])[0]
+    words = [*own_words(config.hydra), *overrides]
+    return composition_problems(config.hydra.job.config_name, words)[0]
 
 
 def _check(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 
-from entrypoints._composition import own_directories
+from entrypoints._composition import own_words
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -104,7 +104,9 @@ def facts(rows: Sequence[tuple[str, str]]) -> list[str]:
 
 def model_commands(model: str) -> list[tuple[str, str]]:
     """Say how a model is evaluated and served."""
-    evaluate = ["evaluate", *_config_directory(), f"model.path={model}", *_data_overrides()]
+    # Without the folders of the user's own choices they would be unknown.
+    own = own_words(HydraConfig.get())
+    evaluate = ["evaluate", *own, f"model.path={model}", *_data_overrides()]
     serve = ["serve", f"model.path={model}", *_storage_overrides()]
     return [("evaluate", command(evaluate)), ("serve", command(serve))]
 
@@ -172,12 +174,6 @@ def _without_credentials(override: str) -> str:
 
     key, _, value = override.partition("=")
     return f"{key}={public_url(value)}" if "://" in value else override
-
-
-def _config_directory() -> list[str]:
-    """Repeat the folder of the user's own choices, without which they would be unknown."""
-    own = own_directories(HydraConfig.get())
-    return [word for path in own for word in ("--config-dir", path)]
 
 
 def _storage_overrides() -> list[str]:

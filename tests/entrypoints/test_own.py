@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
-from entrypoints._composition import compose_config, composition_problems
+from entrypoints._composition import compose_config, composition_problems, own_words
 from entrypoints._own import GROUP, own_folders, trust_own_packages
 from ml_project_template.errors import ConfigError
 from ml_project_template.models import ModelRegistry
@@ -109,3 +110,30 @@ def test_a_group_of_the_users_own_is_chosen_before_its_keys_are_looked_at(
     problems, cfg = composition_problems("train", ["optimizer.steps=2", "+optimizer=slow", "a=1"])
     assert cfg.optimizer.steps == 2
     assert [line.split(":")[0] for line in problems] == ["a"]
+
+
+def test_folders_that_a_command_names_are_known_to_messages_and_to_the_next_command(
+    workspace: Path,
+) -> None:
+    for folder, name in (("first", "mine"), ("second", "also_mine")):
+        _choice(workspace / folder, "data", name, "defaults: [csv, _self_]\ntarget_column: y\n")
+    first, second = (
+        f"hydra.searchpath=[file://{workspace}/{name}]" for name in ("first", "second")
+    )
+    problems, _ = composition_problems(
+        "train", ["--config-dir", "first", "data=mine", "data.sice=1", second]
+    )
+    assert [line.split(":")[0] for line in problems] == ["data.sice"]
+    problems, _ = composition_problems("train", ["data=mien", "hydra.searchpath=mine", first])
+    assert problems == [
+        "hydra.searchpath: must be a list of folders, such as [file:///a/b]",
+        "Unknown data 'mien'. Did you mean 'mine'? "
+        "Available: breast_cancer, csv, digits, iris, mine, wine.",
+    ]
+    compose_config("train", [first])
+    assert own_words(HydraConfig.get()) == ["--config-dir", str(workspace / "first")]
+    both = f"hydra.searchpath=['file://{workspace}/first','file://{workspace}/second']"
+    compose_config("train", [both, "data=also_mine"])
+    assert own_words(HydraConfig.get()) == [both]
+    compose_config("train")
+    assert own_words(HydraConfig.get()) == []
