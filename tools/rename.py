@@ -119,7 +119,7 @@ def plan(name: str, root: Path) -> list[Change]:
         # What git tracks may be deleted here.
         if os.path.lexists(file) and (content is not None or new_path != path):
             changes.append(Change(path, new_path, content))
-    taken = [c for c in changes if c.new_path != c.path and os.path.lexists(root / c.new_path)]
+    taken = [change for change in changes if _is_taken(change, root)]
     if taken:
         raise RenameError(
             "\n".join(f"{c.new_path}: is there already, and {c.path} would go there" for c in taken)
@@ -246,6 +246,14 @@ def _folders(root: Path) -> set[str]:
     parts = [Path(path).parts for path in _tracked(root)]
     top = {names[0] for names in parts if len(names) > 1}
     return top | {names[1] for names in parts if names[0] == "examples"}
+
+
+def _is_taken(change: Change, root: Path) -> bool:
+    """Say whether a file would replace another; one that a killed run has left is the same."""
+    new = root / change.new_path
+    if change.new_path == change.path or not os.path.lexists(new):
+        return False
+    return change.content is None or not new.is_file() or new.read_bytes() != change.content
 
 
 def _text(file: Path) -> str | None:

@@ -183,6 +183,16 @@ def test_no_file_is_replaced_by_one_that_is_moved(
     assert _contents(small) == before
 
 
+def test_a_run_that_was_killed_is_gone_on_with(small: Path) -> None:
+    changes = rename.plan(NEW, small)
+    moved = next(change for change in changes if change.content and change.new_path != change.path)
+    (small / moved.new_path).parent.mkdir()
+    (small / moved.new_path).write_bytes(moved.content or b"")
+    assert rename.main([NEW, "--force"], root=small) == 0
+    assert (small / moved.new_path).read_bytes() == moved.content
+    assert not (small / moved.path).exists()
+
+
 @pytest.mark.parametrize("stopped_by", [OSError("disk full"), KeyboardInterrupt()])
 def test_what_stops_it_on_the_way_has_all_put_back(
     small: Path, monkeypatch: pytest.MonkeyPatch, stopped_by: BaseException
