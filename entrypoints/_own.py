@@ -16,9 +16,11 @@ Folders of choices without a package are named by the environment, also in ``.en
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 from hydra.core.config_search_path import ConfigSearchPath
@@ -81,6 +83,12 @@ def trust_own_packages() -> None:
 
 def _packages() -> dict[str, Path]:
     """Find the modules that installed packages name, and the folders of their packages."""
+    return _packages_in(tuple(sys.path))
+
+
+# Every composition asks, and each time a file of every installed package would be read.
+@functools.lru_cache(maxsize=4)
+def _packages_in(paths: tuple[str, ...]) -> dict[str, Path]:  # noqa: ARG001 - the key
     found = {}
     for entry in sorted(importlib.metadata.entry_points(group=GROUP)):
         package = entry.module.partition(".")[0]
