@@ -52,7 +52,10 @@ def metrics_table(metrics: Mapping[str, Mapping[str, float]]) -> str:
     }
     names = list(dict.fromkeys(name for cells in columns.values() for name in cells))
     width = max((len(name) for name in names), default=0)
-    widths = [max(10, *(len(c) + 4 for c in cells.values())) for cells in columns.values()]
+    widths = [
+        max(10, len(title) + 2, *(len(cell) + 4 for cell in cells.values()))
+        for title, cells in columns.items()
+    ]
     titles = zip(columns, widths, strict=True)
     lines = [" " * width + "".join(f"{split:>{wide}}" for split, wide in titles)]
     for name in names:

@@ -5,10 +5,18 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from entrypoints._comparison import (
+    Comparison,
+    check_classes,
+    check_comparison,
+    compare,
+    comparison_table,
+)
 from entrypoints._shell import entrypoint, run
 from entrypoints._summary import metrics_table
 from entrypoints.onboard import onboard, storage_options
@@ -17,12 +25,26 @@ from ml_project_template.errors import ConfigError, ModelError, unknown
 from ml_project_template.utils.io import write_json
 
 if TYPE_CHECKING:
-    from ml_project_template.data import Signature
+    from ml_project_template.data import Signature, TabularDataset
+    from ml_project_template.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
 
-def evaluate(cfg: DictConfig) -> dict[str, float]:
+@dataclass(frozen=True)
+class Evaluation:
+    """How good a model is on a split.
+
+    Attributes:
+        metrics: Metric name to value.
+        comparison: The model beside ``cfg.baseline.path``; None without one.
+    """
+
+    metrics: dict[str, float]
+    comparison: Comparison | None = None
+
+
+def evaluate(cfg: DictConfig) -> Evaluation:
     """Compute the metrics of ``cfg.model.path`` on the raw rows of a split of ``cfg.data``.
 
     The rows are split as they were for training, and go through the preprocessing that the model
@@ -32,26 +54,40 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
         cfg: The configuration, see ``conf/evaluate.yaml``.
 
     Returns:
-        Metric name to value. Also written to ``cfg.output``, if given.
+        The metrics, and the comparison with a baseline if one is given. Also written to
+        ``cfg.output``, if given.
 
     Raises:
-        ArtifactError: The model can't be loaded.
-        ConfigError: A gate that can't be meant.
-        DataError: The table lacks a feature of the model, or has a class unknown to it.
+        ArtifactError: A model can't be loaded.
+        ConfigError: A gate or a comparison that can't be meant.
+        DataError: The table lacks a feature of a model, or has a class unknown to it.
+        ModelError: The two models tell apart other classes.
     """
     _check_gate(cfg)
+    check_comparison(cfg)
     from ml_project_template.predictor import Predictor
 
     options = storage_options(cfg)
     predictor = Predictor.load(cfg.model.path, storage_options=options)
+    path = cfg.baseline.path
+    baseline = None
+    if path is not None:
+        baseline = Predictor.load(path, storage_options=options)
+        check_classes(cfg, predictor, baseline)
     onboard(cfg)
-    dataset = raw_table(cfg, **as_trained(predictor.signature)).split(cfg.split)
-    _warn_of_other_rows(cfg, predictor.model.metadata, dataset.digest)
+    dataset = _rows(cfg, predictor, "model")
     metrics = predictor.evaluate(dataset)
     log.info("Evaluate: %s on %d rows of %s", cfg.model.path, len(dataset), cfg.data.name)
+    written: dict[str, Any] = dict(metrics)
+    comparison = None
+    if baseline is not None:
+        others = _rows(cfg, baseline, "baseline")
+        comparison = compare(cfg, (predictor, dataset), (baseline, others))
+        log.info("Evaluate: %s is the baseline on the same rows", path)
+        written["comparison"] = comparison.to_dict()
     if cfg.output is not None:
-        write_json(cfg.output, metrics, storage_options=options)
-    return metrics
+        write_json(cfg.output, written, storage_options=options)
+    return Evaluation(metrics, comparison)
 
 
 def as_trained(signature: Signature) -> dict[str, Any]:
@@ -121,27 +157,40 @@ def _check_gate(cfg: DictConfig) -> None:
         raise ConfigError(f"gate.min={gate.min} is above gate.max={gate.max}: nothing passes")
 
 
-def _warn_of_other_rows(cfg: DictConfig, metadata: dict[str, Any], digest: str | None) -> None:
+def _rows(cfg: DictConfig, predictor: Predictor, what: str) -> TabularDataset:
+    """Read the raw rows of the split for a model."""
+    dataset = raw_table(cfg, **as_trained(predictor.signature)).split(cfg.split)
+    if cfg.split != "all":
+        warn_of_other_rows(cfg, predictor.model.metadata, dataset.digest, what)
+    return dataset
+
+
+def warn_of_other_rows(
+    cfg: DictConfig, metadata: dict[str, Any], digest: str | None, what: str = "model"
+) -> None:
     """Say so when a split is not that of the training: its rows may have been learned from."""
-    if cfg.split == "all" or metadata.get("data", {}).get("digest") != digest:
+    if metadata.get("data", {}).get("digest") != digest:
         return
     trained = (metadata.get("config") or {}).get("data", {})
     for key in ("test_size", "val_size", "random_state"):
         if key in trained and trained[key] != cfg.data[key]:
             log.warning(
-                "data.%s is %s here and was %s when the model was trained: its training rows may "
+                "data.%s is %s here and was %s when the %s was trained: its training rows may "
                 "be among these. Give data.%s=%s for the same split.",
-                *(key, cfg.data[key], trained[key], key, trained[key]),
+                *(key, cfg.data[key], trained[key], what, key, trained[key]),
             )
 
 
 @entrypoint("evaluate")
 def main(cfg: DictConfig) -> None:
     """Run the stage from the command line."""
-    metrics = evaluate(cfg)
+    found = evaluate(cfg)
     print()
-    print(metrics_table({cfg.split: metrics}))
-    passed = pass_gate(metrics, cfg)
+    if found.comparison is None:
+        print(metrics_table({cfg.split: found.metrics}))
+    else:
+        print(comparison_table(found.metrics, found.comparison))
+    passed = pass_gate(found.metrics, cfg)
     if passed:
         print(f"\n{passed}")
 

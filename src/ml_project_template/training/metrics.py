@@ -18,6 +18,7 @@ __all__ = [
     "better_direction",
     "classification_metrics",
     "confusion_counts",
+    "log_losses",
     "precision_recall_curve",
     "regression_metrics",
     "resolve_class_weight",
@@ -146,9 +147,7 @@ def classification_metrics(
     codes = np.asarray(y, dtype=np.int64)
     chances = np.asarray(probabilities, dtype=np.float64)
     n_rows, n_classes = chances.shape
-    # Clipped as scikit-learn does: a confident error costs much, but not infinitely much.
-    eps = np.finfo(np.float64).eps
-    losses = -np.log(np.clip(chances[np.arange(n_rows), codes], eps, 1.0))
+    losses = log_losses(codes, chances)
     weights = None if class_weight is None else np.asarray(class_weight, dtype=np.float64)[codes]
 
     chosen = chances.argmax(axis=1) if predicted is None else predicted
@@ -192,6 +191,22 @@ def regression_metrics(y: ArrayLike, predictions: ArrayLike) -> dict[str, float]
     if spread > 0:
         metrics["r2"] = 1.0 - mse / spread
     return metrics
+
+
+def log_losses(y: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Give the log loss of each row.
+
+    Args:
+        y: Class codes of shape ``(n_samples,)``.
+        probabilities: Of shape ``(n_samples, n_classes)``.
+
+    Returns:
+        Losses of shape ``(n_samples,)``, in nats.
+    """
+    # Clipped as scikit-learn does: a confident error costs much, but not infinitely much.
+    eps = np.finfo(np.float64).eps
+    losses: NDArray[np.float64] = -np.log(np.clip(probabilities[np.arange(len(y)), y], eps, 1.0))
+    return losses
 
 
 def confusion_counts(
