@@ -57,7 +57,7 @@ def _command(stage: str, *overrides: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "stage", ["onboard", "preprocess", "train", "check", "evaluate", "predict"]
+    "stage", ["onboard", "preprocess", "train", "check", "evaluate", "predict", "reproduce"]
 )
 def test_help_imports_nothing_heavy(stage: str, workspace: Path) -> None:
     loaded = _modules_after(_command(stage, "--help"), workspace)

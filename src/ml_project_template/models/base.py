@@ -53,6 +53,7 @@ from ml_project_template.training.thresholds import Threshold, choose_threshold
 from ml_project_template.unsent import keep_model
 from ml_project_template.utils.arguments import check_arguments
 from ml_project_template.utils.collecting import collecting_as_usual
+from ml_project_template.utils.environment import environment_state
 from ml_project_template.utils.git import git_state
 from ml_project_template.utils.io import is_remote, read_json, write_json
 from ml_project_template.utils.names import flatten
@@ -480,6 +481,7 @@ class BaseModel(ABC):
                     package: importlib.metadata.version(package) for package in self.packages
                 },
                 "python": platform.python_version(),
+                "environment": environment_state(),
                 "git": {"commit": git.commit, "dirty": git.dirty},
                 "seed": seed,
                 "save_model": save_model,

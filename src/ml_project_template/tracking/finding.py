@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ml_project_template.errors import TrackingError
+from ml_project_template.utils.secrets import public_url
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -13,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LOCAL_ID_TAG",
+    "existing_run",
     "find_run",
     "found_or_none",
     "pages",
@@ -71,6 +75,23 @@ def find_run(client: MlflowClient, run_id: str) -> Run | None:
     run = found_or_none(lambda: client.get_run(run_id))
     if run is None and re.fullmatch(r"[0-9a-f]{32}", run_id) is not None:
         run = next(runs_anywhere(client, tagged({LOCAL_ID_TAG: run_id})), None)
+    return run
+
+
+def existing_run(client: MlflowClient, run_id: str, address: str) -> Run:
+    """Find a run that has to be there.
+
+    Args:
+        client: The client.
+        run_id: As for `find_run`.
+        address: Where it is looked for, for the message.
+
+    Raises:
+        TrackingError: There is no such run.
+    """
+    run = find_run(client, run_id)
+    if run is None:
+        raise TrackingError(f"There is no run '{run_id}' at '{public_url(address)}'.")
     return run
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mlflow import MlflowClient
+    from mlflow.entities import Run
     from mlflow.models import ModelSignature
 
     from ml_project_template.runs import SignatureLike
@@ -30,6 +31,7 @@ __all__ = [
     "MODEL_NAME",
     "ModelFiles",
     "download_model",
+    "logged_model",
     "model_signature",
     "write_mlflow_model",
 ]
@@ -71,6 +73,16 @@ def download_model(uri: str, store: str | None = None) -> str:
     if flavor.get("loader_module") != LOADER_MODULE or local.resolve() not in data.parents:
         raise TrackingError(f"'{uri}' is an MLflow model, but none that this project wrote.")
     return str(data)
+
+
+def logged_model(client: MlflowClient, run: Run) -> str | None:
+    """The id of the model that a run has logged whole; None if there is none."""
+    outputs = run.outputs.model_outputs if run.outputs else []
+    for output in reversed(outputs):
+        model = client.get_logged_model(output.model_id)
+        if model.name == MODEL_NAME and str(model.status).upper().endswith("READY"):
+            return str(output.model_id)
+    return None
 
 
 def _python_function(description: Path) -> Mapping[str, Any]:

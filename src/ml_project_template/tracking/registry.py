@@ -12,8 +12,13 @@ from pydantic import Field
 
 from ml_project_template.errors import ConfigError, ModelError, TrackingError, unknown
 from ml_project_template.tracking.client import reached
-from ml_project_template.tracking.finding import find_run, found_or_none, quoted
-from ml_project_template.tracking.models import MODEL_NAME, ModelFiles, write_mlflow_model
+from ml_project_template.tracking.finding import existing_run, found_or_none, quoted
+from ml_project_template.tracking.models import (
+    MODEL_NAME,
+    ModelFiles,
+    logged_model,
+    write_mlflow_model,
+)
 from ml_project_template.tracking.operations import RunAddress, Sender, model_operation
 from ml_project_template.utils.secrets import public_url
 
@@ -91,9 +96,9 @@ def promote_model(
         TrackingError: There is no such run, there is no model of it, or the server can't be used.
     """
     with reached(uri) as (client, address):
-        run = _find_run(client, run_id, address)
+        run = existing_run(client, run_id, address)
         run_id = run.info.run_id
-        model_id = _logged_model(client, run)
+        model_id = logged_model(client, run)
         if model_id is None and files is None:
             raise TrackingError(
                 f"Run '{run_id}' has no model in MLflow: give its model.path=<model directory>, or "
@@ -126,23 +131,6 @@ def promote_model(
         return Promotion(version, None if champion is None else champion.version, True, *values)
 
 
-def _find_run(client: MlflowClient, run_id: str, address: str) -> Run:
-    run = find_run(client, run_id)
-    if run is None:
-        raise TrackingError(f"There is no run '{run_id}' at '{public_url(address)}'.")
-    return run
-
-
-def _logged_model(client: MlflowClient, run: Run) -> str | None:
-    """The id of the model that a run has logged whole; None if there is none."""
-    outputs = run.outputs.model_outputs if run.outputs else []
-    for output in reversed(outputs):
-        model = client.get_logged_model(output.model_id)
-        if model.name == MODEL_NAME and str(model.status).upper().endswith("READY"):
-            return str(output.model_id)
-    return None
-
-
 def _log_model(client: MlflowClient, run: Run, address: str, files: ModelFiles) -> str:
     """Log a model to a run that has ended, and give its id."""
     info = run.info
@@ -153,7 +141,7 @@ def _log_model(client: MlflowClient, run: Run, address: str, files: ModelFiles) 
         path = Path(staging, MODEL_NAME)
         write_mlflow_model(path, files, run_id=info.run_id)
         sender.send(model_operation(path))
-    found = _logged_model(client, client.get_run(info.run_id))
+    found = logged_model(client, client.get_run(info.run_id))
     assert found is not None, "it was just logged"
     return found
 

@@ -11,10 +11,13 @@ import urllib.parse
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from ml_project_template.utils.names import flatten
+
 __all__ = [
     "SecretFilter",
     "database_credentials",
     "find_secrets",
+    "hidden_settings",
     "public_url",
     "redact",
     "redact_mapping",
@@ -121,6 +124,18 @@ def redact_mapping(obj: Any, secrets: Collection[str]) -> Any:
     if isinstance(obj, str):
         return redact(obj, secrets)
     return _MASK if not isinstance(obj, bool | None) and str(obj) in secrets else obj
+
+
+def hidden_settings(mapping: Mapping[str, Any]) -> list[str]:
+    """Name the settings of which something was replaced by ``***``.
+
+    Args:
+        mapping: What `redact_mapping` gave.
+
+    Returns:
+        Their keys, joined by dots.
+    """
+    return [key for key, value in flatten(mapping).items() if _MASK in str(value)]
 
 
 def public_url(url: str) -> str:
