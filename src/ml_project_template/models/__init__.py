@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ml_project_template.models.base import BaseModel, TrainingReport
     from ml_project_template.models.gb_classifier import GBClassifier
+    from ml_project_template.models.linear_classifier import LinearClassifier
+    from ml_project_template.models.linear_regressor import LinearRegressor
     from ml_project_template.models.mlp_classifier import MLPClassifier
     from ml_project_template.models.registry import ModelRegistry, register
 
 __all__ = [
     "BaseModel",
     "GBClassifier",
+    "LinearClassifier",
+    "LinearRegressor",
     "MLPClassifier",
     "ModelRegistry",
     "TrainingReport",
@@ -26,6 +30,8 @@ __all__ = [
 _MODULES = {
     "BaseModel": "base",
     "GBClassifier": "gb_classifier",
+    "LinearClassifier": "linear_classifier",
+    "LinearRegressor": "linear_regressor",
     "MLPClassifier": "mlp_classifier",
     "ModelRegistry": "registry",
     "TrainingReport": "base",
