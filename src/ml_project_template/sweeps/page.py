@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import re
@@ -20,6 +19,7 @@ from plotly.offline import get_plotlyjs
 from ml_project_template.sweeps.plots import Plot, sweep_plots
 from ml_project_template.sweeps.results import Configuration, SweepResults, Trial
 from ml_project_template.sweeps.tables import format_score, format_value, summary
+from ml_project_template.utils.html import STYLE, code, table, text
 
 if TYPE_CHECKING:
     pass
@@ -51,12 +51,12 @@ def sweep_page(
     """
     with _quiet():
         plots = "\n".join(_section(n, plot) for n, plot in enumerate(sweep_plots(results, study)))
-    words = [*summary(results, _code), *_doubts(results)]
-    terms = "".join(f"<dt>{_text(name)}</dt><dd>{_text(text)}</dd>" for name, text in facts.items())
+    words = [*summary(results, code), *_doubts(results)]
+    terms = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in facts.items())
     repeated = results.is_repeated()
     return _PAGE.format(
-        title=_text(title),
-        style=_STYLE,
+        title=text(title),
+        style=STYLE,
         summary="\n".join(f"<p>{sentence}</p>" for sentence in words),
         facts=f"<dl>{terms}</dl>" if terms else "",
         configurations=_configurations(results) if repeated else "",
@@ -144,7 +144,7 @@ def _configurations(results: SweepResults) -> str:
         for place, each in enumerate(found, start=1)
     ]
     caption = "Configurations: mean ± standard deviation (number of seeds)"
-    return _table(caption, ["rank", "trials", *names, *metrics], rows)
+    return table(caption, ["rank", "trials", *names, *metrics], rows)
 
 
 def _trials(results: SweepResults) -> str:
@@ -170,7 +170,7 @@ def _trials(results: SweepResults) -> str:
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     first = "the Pareto-optimal (*)" if front else "the best"
-    return _table(f"All trials ({len(rows)}), {first} first", header, rows)
+    return table(f"All trials ({len(rows)}), {first} first", header, rows, wide=["error"])
 
 
 def _param(params: Mapping[str, Any], name: str) -> str:
@@ -183,29 +183,8 @@ def _value(trial: Trial, place: int, metric: str) -> str:
     return format_score(trial.values[place], trial.metrics.get(f"{metric}_std"))
 
 
-def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    heads = "".join(f'<th scope="col">{_text(cell)}</th>' for cell in header)
-    wide = ' class="words"'
-    lines = [
-        "<tr>"
-        + "".join(
-            f"<td{wide if name == 'error' and cell else ''}>{_text(cell)}</td>"
-            for name, cell in zip(header, row, strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    ]
-    # Who has no mouse scrolls a box by the arrow keys, if it can have the focus.
-    return (
-        f'<div class="box" tabindex="0" role="region" aria-label="{_text(caption)}"><table>\n'
-        f"<caption>{_text(caption)}</caption>\n<thead><tr>{heads}</tr></thead>\n<tbody>\n"
-        + "\n".join(lines)
-        + "\n</tbody></table></div>"
-    )
-
-
 def _section(number: int, plot: Plot) -> str:
-    heading = f'<h3 id="plot-{number}">{_text(plot.title)}</h3>'
+    heading = f'<h3 id="plot-{number}">{text(plot.title)}</h3>'
     reason, drawings = plot.missing, []
     if not reason:
         try:
@@ -215,12 +194,12 @@ def _section(number: int, plot: Plot) -> str:
         except Exception as error:  # a plot is worth less than the page, whatever Optuna can't draw
             reason = f"{type(error).__name__}: {error}"
     if reason:
-        return f"{heading}\n<p>Left out: {_text(reason)}</p>"
+        return f"{heading}\n<p>Left out: {text(reason)}</p>"
     # The number of columns is told: a plot takes its width before the next one is there.
     columns = f"--columns:{min(len(drawings), _COLUMNS)}"
     return (
         f'<figure aria-labelledby="plot-{number}">{heading}\n'
-        f"<figcaption>{_text(plot.caption)}</figcaption>\n"
+        f"<figcaption>{text(plot.caption)}</figcaption>\n"
         f'<div class="card" style="{columns}">{"".join(drawings)}</div></figure>'
     )
 
@@ -253,49 +232,6 @@ def _literal(value: Any) -> Any:
         return [_literal(item) for item in value]
     return value
 
-
-def _text(text: str) -> str:
-    return html.escape(text)
-
-
-def _code(text: str) -> str:
-    return f"<code>{_text(text)}</code>"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --text: #1c1e21; --soft: #5a626b; --page: #fbfbfc;
-  --box: #fff; --line: #d9dde2; --head: #f0f2f5; }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e8eb; --soft: #a3abb5; --page: #15181c; --box: #1c2026; --line: #363c45;
-    --head: #262b33; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 3rem; max-width: 72rem; background: var(--page);
-  color: var(--text); font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.3rem; margin: 2.2rem 0 .6rem; }
-h3 { font-size: 1.05rem; margin: 1.6rem 0 .2rem; }
-p { margin: .4rem 0; max-width: 48rem; overflow-wrap: anywhere; }
-code { font-size: .9em; padding: .1em .3em; border-radius: 3px; background: var(--head); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 1rem 0; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-.box { overflow: auto; max-height: 34rem; margin: 0 0 1.2rem; border: 1px solid var(--line);
-  border-radius: 6px; background: var(--box); }
-table { border-collapse: collapse; width: 100%; font-size: .875rem;
-  font-variant-numeric: tabular-nums; }
-caption { padding: .5rem .7rem; color: var(--soft); text-align: left; }
-th, td { padding: .3rem .7rem; text-align: right; white-space: nowrap;
-  border-top: 1px solid var(--line); }
-th { position: sticky; top: 0; background: var(--head); }
-td.words { min-width: 24rem; text-align: left; white-space: normal; overflow-wrap: anywhere; }
-figure { margin: 0; }
-figcaption { color: var(--soft); font-size: .9rem; max-width: 48rem; margin-bottom: .5rem; }
-.card { display: grid; gap: .5rem; grid-template-columns: repeat(var(--columns), minmax(0, 1fr));
-  padding: .5rem; border: 1px solid var(--line); border-radius: 6px; background: #fff;
-  overflow-x: auto; color-scheme: light; }
-@media (max-width: 48rem) { .card { grid-template-columns: minmax(0, 1fr); } }
-"""
 
 _PAGE = """<!doctype html>
 <html lang="en">

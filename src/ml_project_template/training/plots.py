@@ -33,11 +33,13 @@ __all__ = [
     "confusion_matrix",
     "feature_importance",
     "loss_curve",
+    "new_figure",
     "precision_recall_curves",
     "predicted_against_actual",
     "residuals",
     "roc_curves",
     "save_png",
+    "short_labels",
 ]
 
 _DPI = 120
@@ -61,7 +63,7 @@ def loss_curve(history: History) -> Figure:
     Returns:
         The figure.
     """
-    figure, axes = _figure(7, 4.5)
+    figure, axes = new_figure(7, 4.5)
     for column in (name for name in history.columns if name.endswith("loss")):
         rows = [row for row in history.rows if column in row]
         steps = [row["step"] for row in rows]
@@ -99,7 +101,7 @@ def confusion_matrix(y: ArrayLike, predicted: ArrayLike, class_names: Sequence[s
     counts = confusion_counts(np.asarray(y), np.asarray(predicted), count)
     parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(max(4.5, 0.55 * count + 2), 14)
-    figure, axes = _figure(side + 1, side)
+    figure, axes = new_figure(side + 1, side)
     image = axes.imshow(parts, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label="part of the actual class", shrink=0.8)
     if count <= _MOST_NUMBERED_CLASSES:
@@ -116,7 +118,7 @@ def confusion_matrix(y: ArrayLike, predicted: ArrayLike, class_names: Sequence[s
                     color=shade,
                     fontsize=size,
                 )
-    names = _labels(class_names)
+    names = short_labels(class_names)
     small = 10 if count <= 20 else 7
     wide = max(map(len, names)) > 3 or count > 15
     axes.set_xticks(
@@ -156,9 +158,9 @@ def roc_curves(y: ArrayLike, probabilities: ArrayLike, class_names: Sequence[str
             curves.append((area, code, false_rate, true_rate))
     if len(curves) > _MOST_CURVES:
         curves.sort(key=lambda curve: curve[0])
-    names = _labels(class_names)
+    names = short_labels(class_names)
 
-    figure, axes = _figure(6.5, 6)
+    figure, axes = new_figure(6.5, 6)
     axes.plot([0, 1], [0, 1], color="grey", linestyle=":", linewidth=1)
     for rank, (area, code, false_rate, true_rate) in enumerate(curves):
         if rank < _MOST_CURVES:
@@ -207,8 +209,8 @@ def precision_recall_curves(
             area = float(np.sum(np.diff(recall) * precision[1:]))
             curves.append((area, code, recall, precision, float(positive.mean())))
     curves.sort(key=lambda curve: curve[0])
-    names = _labels(class_names)
-    figure, axes = _figure(6.5, 6)
+    names = short_labels(class_names)
+    figure, axes = new_figure(6.5, 6)
     for area, code, recall, precision, part in curves[:_MOST_CURVES]:
         label = f"{names[code]} (average precision {area:.3f})"
         axes.step(recall, precision, where="pre", label=label)
@@ -275,7 +277,7 @@ def predicted_against_actual(y: ArrayLike, predictions: ArrayLike) -> Figure:
         The figure, with 5,000 of the rows at most.
     """
     actual, predicted = _points(y, predictions)
-    figure, axes = _figure(6.5, 6)
+    figure, axes = new_figure(6.5, 6)
     ends = [min(actual.min(), predicted.min()), max(actual.max(), predicted.max())]
     axes.plot(ends, ends, color="grey", linestyle=":", linewidth=1)
     axes.scatter(actual, predicted, s=12, alpha=0.5, linewidths=0)
@@ -325,8 +327,8 @@ def feature_importance(names: Sequence[str], values: ArrayLike) -> Figure:
     """
     importances = np.asarray(values, dtype=np.float64)
     order = np.argsort(-importances, kind="stable")[:_MOST_FEATURES]
-    labels = _labels(names)
-    figure, axes = _figure(7.5, max(2.5, 0.28 * len(order) + 1.2))
+    labels = short_labels(names)
+    figure, axes = new_figure(7.5, max(2.5, 0.28 * len(order) + 1.2))
     axes.barh(range(len(order)), importances[order])
     axes.set_yticks(range(len(order)), [labels[place] for place in order], fontsize=9)
     axes.invert_yaxis()
@@ -354,16 +356,25 @@ def save_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """Make a figure of a size in inches that gives its labels the room they need."""
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """Make a figure that gives its labels the room they need.
+
+    Args:
+        width: In inches.
+        height: In inches.
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
     return figure, axes
 
 
-def _labels(names: Sequence[str]) -> list[str]:
-    """Shorten long names in their middle; those that then look alike get their number."""
+def short_labels(names: Sequence[str]) -> list[str]:
+    """Shorten long names in their middle; those that then look alike get their number.
+
+    Args:
+        names: The names.
+    """
     cut = [_short(name) for name in names]
     return [f"{place}: {text}" if cut.count(text) > 1 else text for place, text in enumerate(cut)]
 

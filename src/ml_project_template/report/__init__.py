@@ -1,0 +1,1 @@
+"""Pages that show a table, and what a model makes of it."""
