@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.entrypoints.conftest import QUICK_GB, InProcess
+InProcess = Callable[..., tuple[int, str, str]]
+QUICK_GB = ("model=gb", "model.max_iter=5")
 
 
 def test_the_page_of_a_model_is_written_and_put_into_its_run(
@@ -33,8 +35,12 @@ def test_the_page_is_written_where_its_run_is_not_known(
     in_process: InProcess, workspace: Path
 ) -> None:
     in_process("train", *QUICK_GB)
-    (workspace / "mlflow.db").unlink()
-    status, out, err = in_process("report", "model.path=.models/iris_gb", "output=page.html")
+    status, out, err = in_process(
+        "report",
+        "model.path=.models/iris_gb",
+        "output=page.html",
+        "tracking.uri=sqlite:///other.db",
+    )
     assert status == 0, err
     assert (workspace / "page.html").is_file()
     assert "The page is not among the artifacts of run" in out
