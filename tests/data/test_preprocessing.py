@@ -223,3 +223,84 @@ def test_a_state_without_a_key_is_told() -> None:
     wrong: Any = "text"
     with pytest.raises(DataError, match="preprocessing must be an object, got 'text'"):
         Preprocessor.from_dict(wrong)
+
+
+# -- categories and dates --------------------------------------------------------------------------
+
+
+def test_categories_become_codes_and_dates_become_parts(mixed: TabularDataset) -> None:
+    preprocessor = Preprocessor(impute="zero", scale=None).fit(mixed)
+    prepared = preprocessor.transform(mixed)
+    assert prepared.feature_names == (
+        *("size", "city", "sold.days", "sold.month", "sold.day", "sold.weekday"),
+        "new",
+    )
+    assert prepared.cardinalities == (0, 2, 0, 0, 0, 0, 0)
+    days = (np.array(["2024-01-31", "2023-12-01", "2024-02-29"], dtype="datetime64[D]")).astype(int)
+    np.testing.assert_array_equal(
+        prepared.X,
+        [
+            [1, 1, days[0], 1, 31, 2, 1],
+            [0, 0, 0, 0, 0, 0, 0],
+            [3, np.nan, days[1], 12, 1, 4, 1],
+            [4, 1, days[2], 2, 29, 3, 1],
+        ],
+    )
+
+
+def test_categories_are_neither_filled_nor_scaled(mixed: TabularDataset) -> None:
+    prepared = Preprocessor().fit(mixed).transform(mixed)
+    place = prepared.feature_names.index("city")
+    np.testing.assert_array_equal(prepared.X[:, place], [1, 0, np.nan, 1])
+    others = np.delete(prepared.X, place, axis=1)
+    np.testing.assert_allclose(others.mean(axis=0), 0, atol=1e-6)
+
+
+def test_dates_with_times_have_an_hour() -> None:
+    table = pd.DataFrame({"at": ["2024-01-31T22:59:59+02:00", "2024-01-31T00:00:00Z"]})
+    raw = TabularDataset(table, ["x", "y"], target_column="t")
+    prepared = Preprocessor(None, None).fit(raw).transform(raw)
+    assert prepared.feature_names[-1] == "at.hour"
+    assert prepared.X[:, -1].tolist() == [20, 0]
+
+
+def test_a_level_that_was_not_there_counts_as_missing(mixed: TabularDataset) -> None:
+    preprocessor = Preprocessor().fit(mixed)
+    other = TabularDataset(
+        mixed.features.assign(city=["Paris", "Oslo", "Rome", np.nan]),
+        ["yes", "no", "yes", "no"],
+        target_column="dear",
+    )
+    place = preprocessor.output_names_.index("city")
+    found = preprocessor.transform(other).X[:, place]
+    np.testing.assert_array_equal(found, [np.nan, 0, 1, np.nan])
+
+
+def test_the_state_of_categories_and_dates_is_plain_json(mixed: TabularDataset) -> None:
+    preprocessor = Preprocessor().fit(mixed)
+    state = json.loads(json.dumps(preprocessor.to_dict(), allow_nan=False))
+    again = Preprocessor.from_dict(state)
+    assert again.to_dict() == preprocessor.to_dict()
+    assert again.transform(mixed).X.tobytes() == preprocessor.transform(mixed).X.tobytes()
+    old = {key: value for key, value in state.items() if key not in {"levels", "dates"}}
+    with pytest.raises(DataError, match="fill must be a list of 4"):
+        Preprocessor.from_dict(old)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("levels", {"nope": ["a"]}, "Unknown feature 'nope'"),
+        ("levels", {"city": ["a", "a"]}, "must be a list of texts, each once"),
+        ("levels", {"city": [str(n) for n in range(300)]}, "must be 254 at most"),
+        ("levels", {"sold": ["a"]}, "those of a category"),
+        ("levels", [], "must be an object"),
+        ("dates", {"sold": ["year"]}, "must be days, month, day, weekday, hour"),
+    ],
+)
+def test_a_state_that_can_not_be_is_refused(
+    mixed: TabularDataset, key: str, value: object, message: str
+) -> None:
+    state = Preprocessor().fit(mixed).to_dict()
+    with pytest.raises(DataError, match=message):
+        Preprocessor.from_dict({**state, key: value})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from ml_project_template.data import Signature, TabularDataset
+from ml_project_template.data.signature import MAX_LEVELS
 from ml_project_template.errors import DataError
 
 
@@ -241,3 +243,88 @@ def test_probe_rows_leave_out_eight_features_at_most(count: int) -> None:
     assert gaps.tolist()[-(min(count, 8) + 1) :] == [1] * min(count, 8) + [count]
     assert gaps.sum() == min(count, 8) + count
     assert np.isfinite(signature.probe_rows()).all()
+
+
+# -- categories, dates and numeric targets ---------------------------------------------------------
+
+
+def test_each_type_is_described_and_encoded(mixed: TabularDataset) -> None:
+    signature = Signature.from_dataset(mixed)
+    assert [feature.type for feature in signature.features] == ["float", "category", "date", "bool"]
+    assert signature.features[1].levels == ("Oslo", "Rome")
+    assert signature.column_types == {
+        "size": "numeric",
+        "city": "category",
+        "sold": "date",
+        "new": "numeric",
+    }
+    assert signature.sample[1] == {"size": 1.0, "city": "Rome", "sold": "2024-01-31", "new": True}
+    rows = [
+        [2, "Oslo", "1970-01-02", False],
+        {"size": None, "city": "Paris", "sold": None, "new": True},
+    ]
+    for given in (rows[:1], [rows[1]], rows):
+        frame = signature.rows_to_frame(given)  # type: ignore[arg-type]
+        assert len(frame) == len(given)
+    np.testing.assert_array_equal(frame, [[2, 0, 86400, 0], [np.nan, np.nan, np.nan, 1]])
+    again = Signature.from_dict(json.loads(json.dumps(signature.to_dict(), allow_nan=False)))
+    assert again == signature
+    table = signature.rows_to_frame(mixed.features)
+    np.testing.assert_array_equal(table["city"], [1, 0, np.nan, 1])
+    assert np.isfinite(signature.probe_rows()[:, [0, 2, 3]]).all()
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ([1, ["Rome"], None, True], "feature 'city' must be a text, got"),
+        ([1, "Rome", "tomorrow", True], "feature 'sold' must be a date such as 2024-01-31, got"),
+        ([1, "Rome", 7, True], "feature 'sold' must be a date"),
+        (["1", "Rome", None, True], "feature 'size' must be a finite number, got '1'"),
+    ],
+)
+def test_a_value_of_another_type_is_told(
+    mixed: TabularDataset, row: list[object], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        Signature.from_dataset(mixed).rows_to_frame([row])
+
+
+def test_of_too_many_levels_the_most_frequent_are_kept() -> None:
+    words = [f"w{n:03}" for n in range(300)] + [f"w{n:03}" for n in range(250, 300)]
+    table = pd.DataFrame({"word": words})
+    raw = TabularDataset(table, ["x", "y"] * 175, target_column="t")
+    levels = Signature.from_dataset(raw).features[0].levels
+    assert levels is not None
+    assert len(levels) == MAX_LEVELS
+    assert {f"w{n:03}" for n in range(250, 300)} <= set(levels)
+    assert list(levels) == sorted(levels)
+
+
+def test_a_numeric_target_has_no_classes_and_its_deciles() -> None:
+    target = np.linspace(0.5, 99.5, 100)
+    raw = TabularDataset(pd.DataFrame({"a": target}), target, target_column="t")
+    signature = Signature.from_dataset(raw)
+    assert (signature.task, signature.class_names, signature.num_outputs) == ("regression", (), 1)
+    assert signature.target_quantiles is not None
+    assert signature.target_quantiles[::10] == (0.5, 99.5)
+    assert Signature.from_dict(signature.to_dict()) == signature
+
+
+def test_a_signature_of_before_there_were_tasks_is_one_of_a_classification(
+    mixed: TabularDataset,
+) -> None:
+    state = Signature.from_dataset(mixed).to_dict()
+    for key in ("task", "target_quantiles", "threshold"):
+        del state[key]
+    assert Signature.from_dict(state).task == "classification"
+
+
+def test_a_threshold_decides_between_two_classes(mixed: TabularDataset) -> None:
+    signature = Signature.from_dataset(mixed)
+    chances = np.array([[0.6, 0.4], [0.9, 0.1]])
+    assert signature.decide(chances).tolist() == [0, 0]
+    assert replace(signature, threshold=0.3).decide(chances).tolist() == [1, 0]
+    state = {**signature.to_dict(), "threshold": 2.0}
+    with pytest.raises(DataError, match=r"threshold must be in \[0, 1\]"):
+        Signature.from_dict(state)
