@@ -37,9 +37,10 @@ lint: setup ## ruff: rules and format
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 
-format: setup ## let ruff mend what it can
+format: setup ## let ruff mend what it can, and strip the notebooks
 	$(RUN) ruff check --fix .
 	$(RUN) ruff format .
+	$(RUN) python -m tests.notebooks.strip
 
 types: setup ## mypy, strict
 	$(RUN) mypy
