@@ -41,6 +41,7 @@ from ml_project_template.tracking import (
     tracking_uri,
     waiting_runs,
 )
+from ml_project_template.tracking.client import open_client
 from ml_project_template.tracking_address import build_once
 from ml_project_template.utils.signals import stopping_by_exception
 from tests.tracking_server import TrackingServer
@@ -335,6 +336,29 @@ def test_a_database_is_made_once_however_many_want_it(tmp_path: Path) -> None:
     assert len(made) == 1
     assert made[0] != path
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["mlflow.db", "mlflow.db.lock"]
+
+
+def test_the_disk_is_waited_for_once_a_database_is_in_use_and_not_while_it_is_made(
+    tmp_path: Path,
+) -> None:
+    from sqlalchemy import Connection, Engine, event
+
+    waits: list[int] = []
+
+    def look(connection: Connection, _: object, statement: str, *__: object) -> None:
+        if statement.lstrip().startswith(("CREATE", "ALTER", "DROP", "INSERT", "UPDATE")):
+            waits.extend(connection.connection.cursor().execute("PRAGMA synchronous").fetchone())
+
+    event.listen(Engine, "before_cursor_execute", look)
+    try:
+        client = open_client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        assert set(waits) == {0}
+        waits.clear()
+        client.create_experiment("used")
+        assert waits
+        assert 0 not in waits
+    finally:
+        event.remove(Engine, "before_cursor_execute", look)
 
 
 def test_a_database_is_put_in_place_only_when_it_is_whole(tmp_path: Path) -> None:
