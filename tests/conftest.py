@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -11,9 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from ml_project_template.utils.collecting import collect_rarely
+
 # Tests run beside one another: a second thread for tiny tables makes each many times slower. Set
 # before anything that reads it is imported; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Nor for the collector to look through torch, MLflow and thousands of tests again and again.
+collect_rarely()
 
 pytest_plugins = [
     "tests.object_store",
@@ -43,6 +49,11 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long: nobody waits at the end for a single process."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Keep the collector from what is there to stay."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
