@@ -48,6 +48,19 @@ def test_what_is_there_is_left_alone_unless_it_complains(module: str, frozen: bo
     assert done.stdout.strip() == str(frozen)
 
 
+@pytest.mark.parametrize(("command", "settled"), [("collect_rarely()", True), ("", False)])
+def test_what_was_made_so_far_is_left_alone_in_a_command_only(command: str, settled: bool) -> None:
+    code = (
+        "import gc\n"
+        "from ml_project_template.utils.collecting import collect_rarely, settle\n"
+        f"{command}\n"
+        "settle()\n"
+        "print(gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(settled)
+
+
 def test_a_command_collects_rarely_but_for_its_fit_and_not_at_its_end() -> None:
     code = (
         "import atexit, gc\n"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["collect_rarely", "collecting_as_usual", "uncollected"]
+__all__ = ["collect_rarely", "collecting_as_usual", "settle", "uncollected"]
 
 # New objects before the collector looks at them; Python's own number is some hundred.
 _RARELY = 50_000
@@ -27,6 +27,16 @@ def collect_rarely() -> None:
     """
     gc.set_threshold(_RARELY, *_usual[1:])
     atexit.register(_leave_alone)
+
+
+def settle() -> None:
+    """In the process of a command, keep the collector from what was made so far.
+
+    To be called before the import of something large that can't be left alone itself; elsewhere,
+    in a program whose objects are not ours, it does nothing.
+    """
+    if gc.get_threshold()[0] == _RARELY:
+        _leave_alone()
 
 
 @contextmanager
