@@ -46,16 +46,19 @@ def clone(workspace: Path, object_store: ObjectStore) -> dict[str, str]:
 
 
 @pytest.mark.long
-def test_the_commands_that_train_run(clone: dict[str, str], workspace: Path) -> None:
-    output = _run_commands(README[: README.index(USE)], clone, workspace)
+def test_the_commands_run_in_their_order(clone: dict[str, str], workspace: Path) -> None:
+    # What `make train` runs, in an empty folder.
+    done = _run_script("uv run python -m entrypoints.train model=mlp data=iris", clone, workspace)
+    assert done.stderr == ""
+    assert (workspace / ".models" / "iris_mlp" / "manifest.json").is_file()
+    assert (workspace / "mlflow.db").is_file()
+
+    trained, used = README[: README.index(USE)], README[README.index(USE) :]
+    output = _run_commands(trained, clone, workspace)
     assert "again     uv run python -m entrypoints.train --config-dir" in output
     assert (workspace / ".data" / "raw" / "wine.csv").is_file()
     assert (workspace / ".models" / "my_mlp" / "manifest.json").is_file()
 
-
-@pytest.mark.long
-def test_the_commands_that_use_models_run(clone: dict[str, str], workspace: Path) -> None:
-    used = README[README.index(USE) :]
     output = _run_commands(used, clone, workspace)
     assert '"predictions":["setosa"]' in output
     assert "Gate: accuracy on test is 0.9" in output
@@ -82,12 +85,17 @@ def _run_commands(text: str, clone: dict[str, str], workspace: Path) -> str:
     """Run the commands of a part of the README after the main job."""
     commands = [block for block in _blocks("bash", text) if "uv run" in block]
     assert len(commands) >= 4
-    main_job = "uv run python -m entrypoints.train model=mlp data=iris\n"
-    script = "set -euo pipefail\n" + main_job + "".join(commands).replace("8000", _free_port())
+    script = "".join(commands).replace("8000", _free_port())
     script = script.replace("s3://datasets/", f"s3://{clone['S3_DATA_BUCKET']}/")
     script = script.replace("s3://models/", f"s3://{clone['S3_MODEL_BUCKET']}/")
+    return _run_script(script, clone, workspace).stdout
+
+
+def _run_script(
+    script: str, clone: dict[str, str], workspace: Path
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        ["bash", "-c", script],
+        ["bash", "-c", f"set -euo pipefail\n{script}"],
         cwd=workspace,
         env=clone,
         capture_output=True,
@@ -96,7 +104,7 @@ def _run_commands(text: str, clone: dict[str, str], workspace: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
+    return done
 
 
 def _run_python(code: str, workspace: Path, environment: dict[str, str]) -> str:

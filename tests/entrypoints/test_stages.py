@@ -21,7 +21,7 @@ import yaml
 
 from ml_project_template.models.registry import ModelRegistry
 from ml_project_template.training.metrics import CLASSIFICATION_METRICS
-from tests.conftest import ROOT, CommandLine
+from tests.conftest import ROOT
 
 InProcess = Callable[..., tuple[int, str, str]]
 
@@ -363,11 +363,3 @@ def _is_fitting(database: Path) -> bool:
             return bool(connection.execute("SELECT 1 FROM metrics LIMIT 1").fetchall())
         except sqlite3.OperationalError:
             return False
-
-
-def test_the_main_job_runs_from_an_empty_folder(command_line: CommandLine, workspace: Path) -> None:
-    done = command_line("train", "model=mlp", "data=iris")
-    assert done.returncode == 0, done.stderr
-    assert (workspace / ".models" / "iris_mlp" / "manifest.json").is_file()
-    assert (workspace / "mlflow.db").is_file()
-    assert done.stderr == ""
