@@ -143,12 +143,12 @@ def test_workers_of_a_sweep_share_one_study(
     result = runner("sweep").run(
         name,
         overrides="sweep=gb data=iris model.max_iter=5 sweep.n_trials=5",
-        workers="4",
+        workers="2",
         model_root=f"s3://{cluster.models}",
     )
     assert result.phase == "Succeeded", str(result)
     workers = [node for node in result.nodes if node.name.startswith("work(")]
-    assert len({node.name for node in workers if node.name.count("(") == 1}) == 4
+    assert len({node.name for node in workers if node.name.count("(") == 1}) == 2
     # At the same time.
     assert max(node.started for node in workers) < min(node.finished for node in workers)
     assert "hidden-word" not in str(result)
