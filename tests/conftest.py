@@ -46,9 +46,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes long: nobody waits at the end for a single process."""
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin with what takes long, in each process: nobody waits at the end for a single one.
+
+    A process is given one part of the list, as large as that of any other, to begin with.
+    """
+    long = [item for item in items if item.get_closest_marker("long") is not None]
+    others = [item for item in items if item.get_closest_marker("long") is None]
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    left = len(items)
+    items.clear()
+    for place in range(workers):
+        part = long[place::workers]
+        room = max(0, left // (workers - place) - len(part))
+        items += part + others[:room]
+        left -= len(part) + len(others[:room])
+        del others[:room]
 
 
 def pytest_collection_finish() -> None:
