@@ -80,6 +80,25 @@ def test_a_signature_survives_json(signature: Signature) -> None:
     assert Signature.from_dict(json.loads(text)) == signature
 
 
+def test_a_category_keeps_the_share_of_each_level() -> None:
+    frame = pd.DataFrame({"city": ["Rome", "Bonn", None, "Rome"], "x": range(4)})
+    signature = Signature.from_dataset(TabularDataset(frame, list("pqpq"), target_column="t"))
+    city, number = signature.features
+    assert city.levels == ("Bonn", "Rome")
+    assert city.shares == (0.25, 0.5)
+    assert number.shares is None
+    state = json.loads(json.dumps(signature.to_dict()))
+    assert Signature.from_dict(state) == signature
+    for index, wrong in [(0, [0.5]), (0, [0.5, 2]), (0, [0.5, None]), (1, [0.5])]:
+        damaged = copy.deepcopy(state)
+        damaged["features"][index]["shares"] = wrong
+        with pytest.raises(DataError, match=r"shares of '(city|x)' must be a number in \[0, 1\]"):
+            Signature.from_dict(damaged)
+    # A model that was saved before there were shares.
+    del state["features"][0]["shares"]
+    assert Signature.from_dict(state).features[0].shares is None
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [

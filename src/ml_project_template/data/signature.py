@@ -66,6 +66,7 @@ class Feature:
         missing: The part of the rows where the value is missing, in [0, 1].
         quantiles: The 11 deciles from minimum to maximum, likewise None.
         levels: The values of a category in the order of their codes; None for other types.
+        shares: The part of the rows that has each level, in [0, 1]; None for other types.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Feature:
     missing: float
     quantiles: tuple[float, ...] | None
     levels: tuple[str, ...] | None = None
+    shares: tuple[float, ...] | None = None
 
     def encode(self, value: object) -> float | None:
         """Write one value as a number: a category as the place of its level, a date in seconds.
@@ -240,6 +242,7 @@ class Signature:
                     **asdict(feature),
                     "quantiles": None if feature.quantiles is None else list(feature.quantiles),
                     "levels": None if feature.levels is None else list(feature.levels),
+                    "shares": None if feature.shares is None else list(feature.shares),
                 }
                 for feature in self.features
             ],
@@ -460,8 +463,8 @@ def _describe(name: str, column: pd.Series[Any]) -> Feature:
 
     missing = float(column.isna().mean())
     if isinstance(column.dtype, pd.CategoricalDtype):
-        levels = _levels(column)
-        return Feature(name, "category", None, None, None, missing, None, levels)
+        levels, shares = _levels(column)
+        return Feature(name, "category", None, None, None, missing, None, levels, shares)
     kind: FeatureType = "float"
     if column.dtype.kind in "bi":
         kind = "bool" if column.dtype.kind == "b" else "int"
@@ -490,13 +493,15 @@ def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple((np.quantile(values / factor, _DECILES) * factor).tolist())
 
 
-def _levels(column: pd.Series[Any]) -> tuple[str, ...]:
-    """Order the levels that occur; of too many, the most frequent are kept."""
+def _levels(column: pd.Series[Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    """Order the levels that occur, with their shares; of too many, the most frequent are kept."""
     counts = column.value_counts()
     counts = counts[counts > 0]
     # Of equally frequent ones the same are kept whatever the order of the rows.
     kept = sorted(((-int(n), str(level)) for level, n in counts.items()))[:MAX_LEVELS]
-    return sort_labels({level for _, level in kept})
+    shares = {level: -n / len(column) for n, level in kept}
+    levels = sort_labels(set(shares))
+    return levels, tuple(shares[level] for level in levels)
 
 
 def _sample(dataset: TabularDataset) -> list[dict[str, Value]]:
@@ -534,7 +539,7 @@ def _plain(value: Any) -> Value:
 def _feature_from_dict(state: object) -> Feature:
     where = "signature.features"
     if isinstance(state, Mapping):
-        state = {"levels": None, **state}
+        state = {"levels": None, "shares": None, **state}
     state = _check_keys(state, {field.name for field in fields(Feature)}, where)
     name = _text(state["name"], f"{where}.name")
     kinds = get_args(FeatureType)
@@ -552,6 +557,14 @@ def _feature_from_dict(state: object) -> Feature:
             raise DataError(
                 f"{where}.levels of '{name}' must be at most {MAX_LEVELS} texts, each once."
             )
+    shares = state["shares"]
+    if shares is not None:
+        found = [_number(share, f"{where}.shares") for share in _list(shares, f"{where}.shares")]
+        shares = tuple(share for share in found if share is not None and 0.0 <= share <= 1.0)
+        if levels is None or not len(shares) == len(found) == len(levels):
+            raise DataError(
+                f"{where}.shares of '{name}' must be a number in [0, 1] for each of its levels."
+            )
     return Feature(
         name=name,
         type=state["type"],
@@ -561,6 +574,7 @@ def _feature_from_dict(state: object) -> Feature:
         missing=missing,
         quantiles=_deciles(state["quantiles"], f"{where}.quantiles of '{name}'"),
         levels=levels,
+        shares=shares,
     )
 
 
