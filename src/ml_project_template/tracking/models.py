@@ -140,7 +140,7 @@ class ModelFiles:
 
     Attributes:
         directory: The model directory.
-        signature: The raw columns and the class names.
+        signature: The raw columns and the class names, none for a regression.
         sample: Some raw rows, shown as the input example.
         requirements: Names of installed packages that loading needs, besides this one.
     """
@@ -185,11 +185,19 @@ def model_signature(signature: SignatureLike) -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-    types = {"float": DataType.double, "int": DataType.long, "bool": DataType.boolean}
+    types = {
+        "float": DataType.double,
+        "int": DataType.long,
+        "bool": DataType.boolean,
+        "category": DataType.string,
+        "date": DataType.string,
+    }
+    # A regression has no classes.
+    prediction = DataType.string if signature.class_names else DataType.double
     inputs: list[ColSpec | TensorSpec] = [
         ColSpec(types[feature.type], feature.name) for feature in signature.features
     ]
-    outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "prediction")]
+    outputs: list[ColSpec | TensorSpec] = [ColSpec(prediction, "prediction")]
     outputs += [ColSpec(DataType.double, f"probability_{name}") for name in signature.class_names]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs))
 
