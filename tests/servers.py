@@ -12,16 +12,24 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
+import numpy as np
+import pandas as pd
 import pytest
 import uvicorn
+from numpy.typing import NDArray
 
+from ml_project_template import artifacts
 from ml_project_template.data import Preprocessor, TabularDataset
+from ml_project_template.data.signature import Task
 from ml_project_template.data.sources import onboard
-from ml_project_template.models import ModelRegistry
+from ml_project_template.inference import Inference
+from ml_project_template.models import BaseModel, ModelRegistry, register
+from ml_project_template.predictor import Predictor
 from tests.conftest import ROOT
 
 ROW = {
@@ -95,6 +103,131 @@ def iris_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wine_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A booster on wine, which no test may change."""
     return train_model(tmp_path_factory.mktemp("wine") / "wine_gb", "wine")
+
+
+FLAT = {
+    "size": 41.5,
+    "rooms": 2,
+    "city": "Rome",
+    "zone": "1",
+    "garden": False,
+    "built": "1990-02-01",
+}
+
+
+def flats(count: int = 200) -> pd.DataFrame:
+    """Make flats: numbers, categories (one of them written as numbers), truth values and dates."""
+    random = np.random.default_rng(0)
+    days = random.integers(0, 20_000, count)
+    frame = pd.DataFrame(
+        {
+            "size": random.uniform(20, 150, count).round(1),
+            "rooms": random.integers(1, 6, count),
+            "city": random.choice(np.array(["Bonn", "Köln", "Rome"], dtype=object), count),
+            "zone": random.integers(1, 4, count),
+            "garden": random.random(count) < 0.3,
+            "built": np.datetime_as_string(np.datetime64("1970-01-01") + days),
+        }
+    )
+    frame.loc[::9, "city"] = None
+    return frame
+
+
+def prices(frame: pd.DataFrame) -> pd.Series[float]:
+    """Say what a flat costs; a nicer city and a newer house cost more."""
+    city = frame["city"].map({"Bonn": 1.0, "Köln": 2.0, "Rome": 3.0}).fillna(0.0)
+    age = (pd.Timestamp("2025-01-01") - pd.to_datetime(frame["built"])).dt.days / 365
+    price: pd.Series[float] = 2.0 * frame["size"] + 40.0 * city - 0.5 * age + 0.25
+    return price
+
+
+class _Linear(BaseModel):
+    """Least squares: a model that somebody has written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights_: NDArray[np.float64] = np.empty(0)
+
+    @classmethod
+    def accepts_missing(cls, params: Any) -> bool:
+        return False
+
+    def _fit(  # type: ignore[override]
+        self, train_data: Any, val_data: Any = None
+    ) -> None:
+        X = np.column_stack([train_data.X, np.ones(len(train_data))]).astype(np.float64)
+        y = train_data.y if self.task == "regression" else np.eye(2)[train_data.y]
+        self.weights_ = np.linalg.lstsq(X, y, rcond=1e-6)[0]
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        features = self._features(X).astype(np.float64)
+        scores: NDArray[np.float64] = features @ self.weights_[:-1] + self.weights_[-1]
+        return scores
+
+    def _save_weights(self, directory: Path) -> None:
+        path = directory / artifacts.WEIGHTS_SAFETENSORS
+        artifacts.save_tensors(path, {"weights": self.weights_})
+
+    def _load_weights(self, directory: Path) -> None:
+        path = directory / artifacts.WEIGHTS_SAFETENSORS
+        self.weights_ = artifacts.load_tensors(path)["weights"]
+
+
+class LinearClasses(_Linear):
+    """Tells two classes apart."""
+
+    task: ClassVar[Task] = "classification"
+
+
+class LinearNumbers(_Linear):
+    """Predicts numbers."""
+
+    task: ClassVar[Task] = "regression"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A saved model as a server has it, and as a user has it."""
+
+    path: Path
+    inference: Inference
+    predictor: Predictor
+
+    def numbers(self, rows: Any) -> list[float]:
+        """Say what a regression itself predicts of raw rows."""
+        return [float(value) for value in self.predictor.predict(rows).predictions]
+
+
+def _train_on_flats(
+    path: Path, model: BaseModel, target: Any, preprocessor: Preprocessor, **settings: Any
+) -> Loaded:
+    raw = TabularDataset(
+        flats(), target, target_column="price", task=model.task, columns={"zone": "category"}
+    )
+    data = preprocessor.fit(raw).transform(raw)
+    with pytest.MonkeyPatch.context() as patch:
+        # Other tests count the models that there are.
+        patch.setattr(ModelRegistry, "_classes", dict(ModelRegistry._classes))
+        register(type(model))
+        model.train(
+            experiment_name="x", train_data=data, tracking=False, model_path=path, **settings
+        )
+        return Loaded(path, Inference.load(str(path)), Predictor.load(str(path)))
+
+
+@pytest.fixture(scope="session")
+def class_model(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Classes of flats, ``dear`` from a probability of 0.2 on; no test may change it."""
+    dear = np.where(prices(flats()) > 250, "dear", "cheap")
+    path = tmp_path_factory.mktemp("flats") / "flats"
+    return _train_on_flats(path, LinearClasses(), dear, Preprocessor(), threshold=0.2)
+
+
+@pytest.fixture(scope="session")
+def number_model(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Prices of flats, by a model that needs every number; no test may change it."""
+    path = tmp_path_factory.mktemp("prices") / "prices"
+    return _train_on_flats(path, LinearNumbers(), prices(flats()), Preprocessor(impute=None))
 
 
 @contextlib.contextmanager

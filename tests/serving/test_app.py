@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
@@ -14,7 +15,7 @@ from fastapi.testclient import TestClient
 from ml_project_template.errors import ConfigError
 from ml_project_template.predictor import Predictor
 from ml_project_template.serving import ModelServer, ServerSettings, create_app, load_model
-from tests.servers import ROW
+from tests.servers import FLAT, ROW, Loaded, flats
 
 
 def app_of(iris_model: Path, **settings: Any) -> ModelServer:
@@ -220,3 +221,60 @@ def test_with_telemetry_the_hot_path_is_traced_by_fastapi(
         assert answer.json()["predictions"] == ["setosa"]
         names = [span.name for span in exporter.get_finished_spans()]
         assert any("/predict" in name for name in names) == telemetry
+
+
+def test_classes_are_chosen_by_the_threshold_wherever_they_are_asked_for(
+    flats_client: TestClient, class_model: Loaded
+) -> None:
+    frame = flats(60)
+    rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    answer = flats_client.post("/models/flats/predict", json={"features": rows}).json()
+    chances = np.array([row["dear"] for row in answer["probabilities"]])
+    assert ((chances >= 0.2) & (chances < 0.5)).any()
+    expected = np.where(chances >= 0.2, "dear", "cheap").tolist()
+    assert answer["predictions"] == expected == class_model.predictor.predict(frame).labels
+    one_by_one = [
+        flats_client.post("/predict", json={"features": [row]}).json()["predictions"][0]
+        for row in rows[:20]
+    ]
+    assert one_by_one == expected[:20]
+
+
+def test_a_regression_is_answered_and_described_as_one(
+    flats_client: TestClient, number_model: Loaded
+) -> None:
+    answer = flats_client.post("/models/prices/predict", json={"features": [FLAT]})
+    assert answer.json() == {"predictions": number_model.numbers([FLAT])}
+    info = flats_client.get("/models/prices/info").json()
+    assert info["task"] == "regression"
+    assert info["class_names"] == []
+    assert len(info["target_quantiles"]) == 11
+    assert info["features"][2]["levels"] == ["Bonn", "Köln", "Rome"]
+    info = flats_client.get("/info").json()
+    assert (info["task"], info["threshold"]) == ("classification", 0.2)
+
+
+def test_the_document_shows_requests_that_work(flats_client: TestClient) -> None:
+    paths = flats_client.get("/openapi.json").json()["paths"]
+    for name in ("flats", "prices"):
+        for path in ("predict", "invocations"):
+            operation = paths[f"/models/{name}/{path}"]["post"]
+            example = operation["requestBody"]["content"]["application/json"]["example"]
+            answer = flats_client.post(f"/models/{name}/{path}", json=example)
+            assert answer.status_code == 200, answer.text
+            schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+            jsonschema.validate(answer.json(), schema)
+        operation = paths[f"/v2/models/{name}/infer"]["post"]
+        example = operation["requestBody"]["content"]["application/json"]["example"]
+        assert flats_client.post(f"/v2/models/{name}/infer", json=example).status_code == 200
+    assert "count as missing" in paths["/predict"]["post"]["description"]
+
+
+def test_a_mixed_model_counts_what_it_has_not_seen(class_model: Loaded) -> None:
+    with TestClient(create_app({"flats": class_model.inference})) as client:
+        for city in ("Rome", "Paris", None):
+            client.post("/predict", json={"features": [{**FLAT, "city": city}]})
+        page = client.get("/metrics").text
+    for place, number in (("within", 1), ("unseen", 1), ("missing", 1)):
+        line = f'model_feature_values_total{{feature="city",model="flats",place="{place}"}}'
+        assert f"{line} {number}.0" in page

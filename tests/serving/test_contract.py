@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import jsonschema
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from ml_project_template.data.signature import Feature, FeatureType, Signature
-from ml_project_template.serving.contract import Contract
+from ml_project_template.serving.contract import UNSEEN, Contract
 from ml_project_template.serving.http import RefusalError, problem
 
 
@@ -250,7 +251,177 @@ def test_values_of_other_forms_of_requests_are_checked_too() -> None:
     _contract(missing=True).check_values(rows)
 
 
+# ---- categories and dates
+
+YEAR_1990 = 631_152_000.0
+
+
+def _mixed(
+    names: tuple[str, ...] = ("city", "when", "size"), *, missing: bool = False, **changes: Any
+) -> Contract:
+    """Make the contract of a category, a date and a number."""
+    deciles = tuple(np.linspace(0, YEAR_1990, 11).tolist())
+    features = (
+        Feature(names[0], "category", None, None, None, 0.0, None, ("1", "Bonn", "True"), None),
+        Feature(names[1], "date", 0.0, YEAR_1990, 0.5, 0.0, deciles),
+        Feature(names[2], "float", 0.0, 1.0, 0.5, 0.0, tuple(np.linspace(0, 1, 11).tolist())),
+    )
+    sample: tuple[dict[str, Any], ...] = (
+        {names[0]: "Bonn", names[1]: "1990-01-01", names[2]: 0.5},
+    )
+    signature = Signature(features, "y", ("no", "yes"), sample, 10)
+    return Contract(replace(signature, **changes), accepts_missing=missing, max_rows=4)
+
+
+@pytest.mark.parametrize("names", [("city", "when", "size"), ('5"', "\\", "\n")])
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["Bonn", "1990-01-01", 2], [1, YEAR_1990, 2]),
+        ([1, "1990-01-01T01:00:00+01:00", 2.5], [0, YEAR_1990, 2.5]),
+        ([1.0, "1990-01-01 00:00", 0], [0, YEAR_1990, 0]),
+        ([True, " 1970-01-01T00:00:01.5Z ", -1], [2, 1.5, -1]),
+        ([None, "0001-01-01", 1], [np.nan, -62_135_596_800, 1]),
+        (["Paris", "9999-12-31", 1], [UNSEEN, 253_402_214_400, 1]),
+        ([10**300, "1970-01-01", 1], [UNSEEN, 0, 1]),
+        (["", "1970-01-01", 1], [UNSEEN, 0, 1]),
+    ],
+)
+def test_texts_are_read_as_the_training_read_them(
+    values: list[Any], expected: list[float], names: tuple[str, ...]
+) -> None:
+    contract = _mixed(names)
+    row = dict(zip(names, values, strict=True))
+    for body in (_body(values), _body(row), _body(values, row), _body(row, values)):
+        decoded = contract.decode(body)
+        assert decoded.flags.c_contiguous
+        for found in decoded:
+            np.testing.assert_array_equal(found, expected)
+            # Missing and unseen are the same to the model, and not to the metrics.
+            assert np.signbit(found).tolist() == np.signbit(expected).tolist()
+    columns = [[value, value] for value in values]
+    np.testing.assert_array_equal(contract.read_columns(columns), [expected, expected])
+    jsonschema.validate({"features": [values, row]}, contract.request_schema())
+
+
+CATEGORY = "it must be a text of at most 1000 characters or null"
+DATE = "it must be a date such as 2024-01-31"
+
+
+@pytest.mark.parametrize(
+    ("row", "detail"),
+    [
+        ([[], "1990-01-01", 1], f"Row 2: feature 'city': {CATEGORY}, got array."),
+        ([{}, "1990-01-01", 1], f"Row 2: feature 'city': {CATEGORY}, got object."),
+        (["x" * 1_001, "1990-01-01", 1], f"Row 2: feature 'city': {CATEGORY}."),
+        (["Bonn", "yesterday", 1], f"Row 2: feature 'when': {DATE}."),
+        (["Bonn", "", 1], f"Row 2: feature 'when': {DATE}."),
+        (["Bonn", "0000-01-01", 1], f"Row 2: feature 'when': {DATE}."),
+        (["Bonn", "99999-01-01", 1], f"Row 2: feature 'when': {DATE}."),
+        (["Bonn", "1990-02-30", 1], f"Row 2: feature 'when': {DATE}."),
+        (["Bonn", "1990-01-01T25:00", 1], f"Row 2: feature 'when': {DATE}."),
+        (["Bonn", "1" * 100_000, 1], f"Row 2: feature 'when': {DATE}."),
+        (["Bonn", 631152000, 1], f"Row 2: feature 'when': {DATE}, got int."),
+        (["Bonn", None, 1], f"Row 2: feature 'when': {DATE}, got null."),
+        (["Bonn", "1990-01-01", "1"], f"Row 2: feature 'size': {NUMBER}, got str."),
+        (["Bonn", "1990-01-01", True], f"Row 2: feature 'size': {NUMBER}, got bool."),
+        (["Bonn", "1990-01-01", None], f"Row 2: feature 'size': {NUMBER}, got null."),
+        (["Bonn", "1990-01-01"], "Row 2 must have 3 values: city, when, size."),
+        (["Bonn", "1990-01-01", 1, 2], "Row 2 must have 3 values: city, when, size."),
+        ({"city": "Bonn", "when": "soon", "size": 1}, f"Row 2: feature 'when': {DATE}."),
+        ({"city": [], "when": "1990-01-01", "size": 1}, f"'city': {CATEGORY}, got array."),
+        ({"city": "Bonn", "size": 1}, "Row 2: the feature 'when' is missing."),
+        ({"town": "Bonn", "when": "1990-01-01", "size": 1}, "Row 2: Unknown feature 'town'."),
+    ],
+)
+def test_a_wrong_text_is_told_by_row_and_feature(row: Any, detail: str) -> None:
+    refusal = _refusal(_mixed(), _body(["Bonn", "1990-01-01", 1], row))
+    assert detail in refusal.detail
+    assert refusal.status == 422
+
+
+def test_names_that_are_no_fields_change_nothing_of_that() -> None:
+    contract = _mixed(('c"', 'w"', 's"'))
+    good: dict[str, Any] = {'c"': None, 'w"': "1990-01-01", 's"': 1}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({'w"': "soon"}, f"Row 2: feature 'w\"': {DATE}."),
+        ({'s"': "1"}, f"Row 2: feature 's\"': {NUMBER}, got str."),
+        ({'s"': None}, f"Row 2: feature 's\"' is missing: {NUMBER}."),
+        ({'c"': []}, "Row 2: a value: it must be a number, a truth value, a text or null"),
+    ]
+    for changes, detail in cases:
+        assert detail in _refusal(contract, _body(good, {**good, **changes})).detail
+    assert "at least one row" in _refusal(contract, _body()).detail
+    assert "There are 5 rows" in _refusal(contract, _body(*[good] * 5)).detail
+
+
+def test_a_date_may_be_missing_where_a_number_may_be() -> None:
+    values = _mixed(missing=True).decode(_body([None, None, None]))
+    assert np.isnan(values).all()
+    assert not np.signbit(values).any()
+    columns: list[list[Any]] = [[np.nan, "Bonn"], [np.nan, None], [None, 1]]
+    np.testing.assert_array_equal(
+        _mixed(missing=True).read_columns(columns), [[np.nan] * 3, [1, np.nan, 1]]
+    )
+    with pytest.raises(RefusalError, match="Row 1: feature 'when' is missing"):
+        _mixed().read_columns(columns)
+    with pytest.raises(RefusalError, match="Row 2: feature 'city' is infinite"):
+        _mixed().read_columns([["Bonn", np.inf], ["1990-01-01"] * 2, [1, 2]])
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_schema_of_a_mixed_table_is_that_of_its_decoder(missing: bool) -> None:
+    contract = _mixed(missing=missing)
+    schema = contract.request_schema()
+    validator = jsonschema.Draft202012Validator(schema)
+    good = {"city": "Bonn", "when": "1990-01-01T10:00:00Z", "size": 1}
+    values = ["Bonn", "1990-01-01", 1, 1.5, True, None, [], {}, "x" * 1_001]
+    rng = np.random.default_rng(0)
+    verdicts = []
+    for _ in range(300):
+        row: Any = {
+            name: value if rng.random() < 0.6 else values[rng.integers(0, len(values))]
+            for name, value in good.items()
+        }
+        if rng.random() < 0.5:
+            row = list(row.values())
+        taken = _is_taken(contract, _body(row))
+        assert validator.is_valid({"features": [row]}) == taken, row
+        verdicts.append(taken)
+    assert 40 < sum(verdicts) < 260
+    assert contract.decode(json.dumps(schema["example"]).encode()).shape == (1, 3)
+    text = json.dumps(schema)
+    assert "1, Bonn, True; any other value counts as missing" in text
+    assert "1970-01-01 to 1990-01-01 in training" in text
+
+
+def test_without_a_sample_there_is_a_row_that_works_all_the_same() -> None:
+    contract = _mixed(sample=())
+    assert contract.sample_row() == {"city": "1", "when": "1980-01-01T12:00:00", "size": 0.5}
+    assert contract.decode(_body(contract.sample_row())).shape == (1, 3)
+
+
 # ---- the answer
+
+
+def test_the_class_is_chosen_by_the_threshold() -> None:
+    contract = _mixed(threshold=0.3)
+    chances = np.array([[0.7, 0.3], [0.71, 0.29]])
+    both, first, second = (
+        json.loads(contract.encode(rows))["predictions"]
+        for rows in (chances, chances[:1], chances[1:])
+    )
+    assert both == first + second == ["yes", "no"]
+    text = contract.response_schema()["properties"]["predictions"]["description"]
+    assert text == "The class of each row: 'yes' from a probability of 0.3 on, else 'no'"
+
+
+def test_a_regression_answers_with_numbers_alone() -> None:
+    contract = _mixed(task="regression", class_names=())
+    for numbers in ([12.3], [-1e300, 0.1]):
+        answer = json.loads(contract.encode(np.array(numbers)[:, None]))
+        assert answer == {"predictions": numbers}
+        jsonschema.validate(answer, contract.response_schema())
 
 
 @pytest.mark.parametrize(

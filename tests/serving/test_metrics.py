@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 
 from ml_project_template.data import Signature, TabularDataset
+from ml_project_template.serving.contract import UNSEEN
 from ml_project_template.serving.metrics import ServerMetrics
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -153,6 +155,81 @@ def test_rows_unlike_those_of_the_training_have_drifted(training: Signature) -> 
 def test_a_few_rows_say_nothing_of_a_drift(training: Signature) -> None:
     assert _drift(_rows(1.0, seed=1, n=99), training) == {}
     assert len(_drift(_rows(1.0, seed=1, n=100), training)) == len(training.features)
+
+
+def _cities(rng: np.random.Generator, n: int, shift: float) -> NDArray[np.float64]:
+    return rng.choice(4, n, p=[0.5 - shift, 0.3, 0.15 + shift, 0.05]).astype(np.float64)
+
+
+def test_categories_are_counted_by_level_and_drift_by_their_shares() -> None:
+    rng = np.random.default_rng(0)
+    names = np.array(["a", "b", "c", "d"], dtype=object)
+    signature = _signature(city=names[_cities(rng, 2_000, 0.0).astype(int)], x=np.arange(2_000.0))
+    answers = np.tile([0.4, 0.6], (1_000, 1))
+    for shift, low, high in [(0.0, 0.0, 0.05), (0.4, 0.25, 10.0)]:
+        metrics = ServerMetrics()
+        rows = np.column_stack([_cities(rng, 1_000, shift), np.full(1_000, 5.0)])
+        rows[:5, 0], rows[5:12, 0] = np.nan, UNSEEN
+        metrics.of_model("m", signature).observe(rows, answers)
+        samples = _samples(metrics)
+        place = {"model": "m", "feature": "city"}
+        values = "model_feature_values_total"
+        assert _of(samples, values, place="missing", **place) == 5
+        assert _of(samples, values, place="unseen", **place) == 7
+        assert _of(samples, values, place="within", **place) == 988
+        a = (rows[:, 0] == 0).sum()
+        assert _of(samples, "model_feature_levels_total", level="a", **place) == a
+        assert low <= _of(samples, "model_feature_drift_psi", **place) < high
+    # Only what is missing has become more.
+    rows[:, 0] = np.where(rng.random(1_000) < 0.5, np.nan, _cities(rng, 1_000, 0.0))
+    metrics = ServerMetrics()
+    metrics.of_model("m", signature).observe(rows, answers)
+    assert _of(_samples(metrics), "model_feature_drift_psi", **place) > 0.25
+
+
+def test_many_rare_levels_have_not_drifted_by_chance() -> None:
+    rng = np.random.default_rng(0)
+    names = np.array([f"l{index:03}" for index in range(200)], dtype=object)
+    signature = _signature(code=names[rng.integers(0, 200, 4_000)], x=np.arange(4_000.0))
+    rows = np.column_stack([rng.integers(0, 200, 300), np.arange(300)]).astype(np.float64)
+    assert _drift(rows, signature)["code"] < 0.1
+
+
+def test_a_category_without_shares_has_no_drift() -> None:
+    signature = _signature(code=np.array(["a", "b"] * 50, dtype=object))
+    old = replace(signature, features=(replace(signature.features[0], shares=None),))
+    assert _drift(np.ones((500, 1)), old) == {}
+
+
+def test_the_threshold_decides_which_class_is_counted() -> None:
+    metrics = ServerMetrics()
+    signature = replace(_signature(a=np.arange(20.0)), threshold=0.3)
+    chances = np.array([[0.6, 0.4], [0.8, 0.2], [0.1, 0.9]])
+    metrics.of_model("m", signature).observe(np.ones((3, 1)), chances)
+    samples = _samples(metrics)
+    assert _of(samples, "model_predictions_total", model="m", class_name="yes") == 2
+    assert _of(samples, "model_predictions_total", model="m", class_name="no") == 1
+
+
+def test_numbers_are_counted_by_the_tenths_of_the_training_and_drift_by_them() -> None:
+    frame = pd.DataFrame({"a": np.arange(1_000.0)})
+    target = np.linspace(0, 100, 1_000)
+    data = TabularDataset(frame, target, target_column="y", task="regression")
+    signature = Signature.from_dataset(data)
+    rows = np.ones((1_000, 1))
+    metrics = ServerMetrics()
+    numbers = np.linspace(0, 100, 1_000)
+    numbers[:3], numbers[-2:] = -1.0, 101.0
+    metrics.of_model("m", signature).observe(rows, numbers[:, None])
+    samples = _samples(metrics)
+    name = "model_predicted_numbers_total"
+    assert _of(samples, name, model="m", place="below") == 3
+    assert _of(samples, name, model="m", place="above") == 2
+    assert [_of(samples, name, model="m", place=str(tenth)) for tenth in range(2, 10)] == [100] * 8
+    assert _of(samples, "model_prediction_drift_psi", model="m") < 0.05
+    assert not any(family == "model_predictions_total" for family, _ in samples)
+    metrics.of_model("m", signature).observe(rows, np.full((1_000, 1), 95.0))
+    assert _of(_samples(metrics), "model_prediction_drift_psi", model="m") > 0.25
 
 
 def _observe(metrics: ServerMetrics, rows: int) -> None:

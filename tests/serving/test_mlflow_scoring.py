@@ -19,7 +19,7 @@ from ml_project_template.serving import create_app, load_model
 from ml_project_template.serving.settings import ServerSettings
 from ml_project_template.tracking import warm_up
 from ml_project_template.tracking.models import model_signature
-from tests.servers import serving_in_a_thread
+from tests.servers import FLAT, Loaded, flats, serving_in_a_thread
 
 FEATURES = ["sepal_length_cm", "sepal_width_cm", "petal_length_cm", "petal_width_cm"]
 ROW = dict(zip(FEATURES, [5.1, 3.5, 1.4, 0.2], strict=True))
@@ -388,3 +388,68 @@ def test_the_protocol_is_documented_with_a_request_that_works(client: TestClient
         assert row["properties"]["predictions"]["items"]["required"] == list(
             answer.json()["predictions"][0]
         )
+
+
+def test_texts_are_read_in_every_form_and_a_regression_answers_with_numbers(
+    flats_client: TestClient, class_model: Loaded, number_model: Loaded
+) -> None:
+    frame = flats(50)
+    columns = {name: frame[name].tolist() for name in FLAT}
+    split = {"columns": list(frame), "data": frame.to_numpy(dtype=object).tolist()}
+    bodies: list[tuple[bytes, dict[str, str]]] = [
+        (json.dumps({"dataframe_split": split}).encode(), JSON),
+        (json.dumps({"dataframe_records": frame.to_dict(orient="records")}).encode(), JSON),
+        (json.dumps({"inputs": columns}).encode(), JSON),
+        (frame.to_csv(index=False).encode(), CSV),
+        (as_parquet(frame), PARQUET),
+    ]
+    numbers, classes = number_model.numbers(frame), class_model.predictor.predict(frame)
+    for body, headers in bodies:
+        answer = flats_client.post("/models/prices/invocations", content=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        rows = answer.json()["predictions"]
+        assert all(list(row) == ["prediction"] for row in rows)
+        np.testing.assert_allclose([row["prediction"] for row in rows], numbers)
+        answer = flats_client.post("/models/flats/invocations", content=body, headers=headers)
+        assert [row["prediction"] for row in answer.json()["predictions"]] == classes.labels
+    assert {"cheap", "dear"} == set(classes.labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"built": "soon"}, "Row 1: feature 'built': it must be a date"),
+        ({"built": 5}, "Row 1: feature 'built': it must be a date such as 2024-01-31, got int"),
+        ({"built": None}, "Row 1: feature 'built' is missing"),
+        ({"city": ["Rome"]}, "Row 1: feature 'city': it must be a text"),
+        ({"city": float("inf")}, "Row 1: feature 'city' is infinite"),
+        ({"size": "41"}, "Row 1: feature 'size': it must be a finite number, got str"),
+        ({"size": 10**400}, "Row 1: feature 'size': it must be a finite number"),
+    ],
+)
+def test_a_wrong_text_is_told(
+    changes: dict[str, Any], words: str, flats_client: TestClient
+) -> None:
+    body = json.dumps({"dataframe_records": [{**FLAT, **changes}]})
+    answer = flats_client.post("/models/prices/invocations", content=body, headers=JSON)
+    assert answer.status_code == 422
+    assert words in answer.json()["message"]
+
+
+def test_the_signature_names_texts_and_the_number_that_comes_out(
+    class_model: Loaded, number_model: Loaded
+) -> None:
+    found = model_signature(number_model.predictor.signature)
+    types = {column["name"]: column["type"] for column in found.inputs.to_dict()}
+    assert types == {
+        "size": "double",
+        "rooms": "long",
+        "city": "string",
+        "zone": "string",
+        "garden": "boolean",
+        "built": "string",
+    }
+    outputs = [(column["name"], column["type"]) for column in found.outputs.to_dict()]
+    assert outputs == [("prediction", "double")]
+    classes = model_signature(class_model.predictor.signature).outputs.to_dict()
+    assert [column["type"] for column in classes] == ["string", "double", "double"]

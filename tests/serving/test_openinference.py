@@ -28,7 +28,7 @@ from ml_project_template.predictor import Predictor
 from ml_project_template.serving import ModelServer, ModelSource, create_app, load_model
 from ml_project_template.serving.settings import ServerSettings
 from tests.conftest import ROOT
-from tests.servers import ROW, serving_in_a_thread, train_model
+from tests.servers import FLAT, ROW, Loaded, serving_in_a_thread, train_model
 
 INFER = "/v2/models/iris/infer"
 NAMES = list(ROW)
@@ -635,3 +635,116 @@ def test_damaged_bodies_are_never_the_servers_fault(client: TestClient) -> None:
         assert answer.status_code == 200 or len(answer.content) < 2_000
         statuses.add(answer.status_code)
     assert {200, 400} <= statuses
+
+
+# Categories, dates and numbers as answers
+
+
+def flat_inputs(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Make a request of a tensor for each feature."""
+    inputs = []
+    for name in FLAT:
+        data = [row[name] for row in rows]
+        is_text = name in {"city", "zone", "built"}
+        kind = "BOOL" if name == "garden" else "BYTES" if is_text else "FP64"
+        inputs.append({"name": name, "shape": [len(rows)], "datatype": kind, "data": data})
+    return {"inputs": inputs}
+
+
+FLATS = [FLAT, {**FLAT, "city": "Paris", "zone": None}, {**FLAT, "built": "2020-05-01T10:00:00Z"}]
+
+
+def test_texts_come_in_a_tensor_for_each_feature(
+    flats_client: TestClient, class_model: Loaded, number_model: Loaded
+) -> None:
+    described = flats_client.get("/v2/models/flats").json()
+    kinds = {tensor["name"]: tensor["datatype"] for tensor in described["inputs"]}
+    texts = dict.fromkeys(("city", "zone", "built"), "BYTES")
+    assert kinds == dict.fromkeys(FLAT, "FP64") | texts
+    assert all(tensor["shape"] == [-1] for tensor in described["inputs"])
+    answer = flats_client.post("/v2/models/flats/infer", json=flat_inputs(FLATS)).json()
+    labels, chances = answer["outputs"]
+    expected = class_model.predictor.predict(FLATS)
+    assert labels["data"] == expected.labels
+    assert "dear" in expected.labels
+    np.testing.assert_allclose(chances["data"], expected.probabilities.ravel(), atol=1e-6)
+
+    described = flats_client.get("/v2/models/prices").json()
+    assert described["outputs"] == [{"name": "predict", "datatype": "FP64", "shape": [-1]}]
+    answer = flats_client.post("/v2/models/prices/infer", json=flat_inputs(FLATS)).json()
+    (numbers,) = answer["outputs"]
+    assert (numbers["datatype"], numbers["shape"]) == ("FP64", [3])
+    np.testing.assert_allclose(numbers["data"], number_model.numbers(FLATS))
+
+
+def test_tritons_client_sends_texts_and_gets_numbers(
+    class_model: Loaded, number_model: Loaded
+) -> None:
+    columns: dict[str, Any] = {
+        "size": np.array([40.0, 50.0]),
+        "rooms": np.array([2, 3]),
+        "city": np.array(["Köln", ""], dtype=np.object_),
+        "zone": np.array([1, 3]),
+        "garden": np.array([True, False]),
+        "built": np.array(["1990-02-01", "2001-01-01"], dtype=np.object_),
+    }
+    inputs = [tensor(name, values) for name, values in columns.items()]
+    rows = [
+        {name: values[row] if values[row] != "" else None for name, values in columns.items()}
+        for row in (0, 1)
+    ]
+    app = create_app({"flats": class_model.inference, "prices": number_model.inference})
+    with (
+        serving_in_a_thread(app) as address,
+        triton.InferenceServerClient(address.removeprefix("http://")) as client,
+    ):
+        numbers = client.infer("prices", inputs).as_numpy("predict")
+        labels = client.infer("flats", inputs).as_numpy("predict")
+    np.testing.assert_allclose(numbers, number_model.numbers(rows))
+    expected = class_model.predictor.predict(rows).labels
+    assert [label.decode() for label in labels] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "words"),
+    [
+        ({"built": ["soon"]}, 422, "Row 1: feature 'built': it must be a date"),
+        ({"built": ["99999-01-01"]}, 422, "Row 1: feature 'built': it must be a date"),
+        ({"built": [None]}, 422, "Row 1: feature 'built' is missing"),
+        ({"city": ["x" * 1_001]}, 422, "Row 1: feature 'city': it must be a text of at most 1000"),
+        ({"size": [None]}, 422, "Row 1: feature 'size' is missing"),
+        ({"city": [5]}, 400, "Input 'city': data of BYTES"),
+    ],
+)
+def test_a_wrong_text_in_a_tensor_is_told(
+    changes: dict[str, Any], status: int, words: str, flats_client: TestClient
+) -> None:
+    request = flat_inputs([FLAT])
+    for given in request["inputs"]:
+        given["data"] = changes.get(given["name"], given["data"])
+    answer = flats_client.post("/v2/models/prices/infer", json=request)
+    assert (answer.status_code, words in answer.json()["error"]) == (status, True), answer.text
+
+
+def test_a_matrix_of_texts_holds_every_kind_of_feature(
+    flats_client: TestClient, number_model: Loaded
+) -> None:
+    texts = ["41.5", "2", "Rome", "1", "0", "1990-02-01"]
+    given = {"name": "x", "shape": [2, 6], "datatype": "BYTES", "data": texts * 2}
+    answer = flats_client.post("/v2/models/prices/infer", json={"inputs": [given]}).json()
+    expected = number_model.numbers([FLAT] * 2)
+    np.testing.assert_allclose(answer["outputs"][0]["data"], expected)
+    given["data"] = [*texts, "41.5", "two", *texts[2:]]
+    answer = flats_client.post("/v2/models/prices/infer", json={"inputs": [given]})
+    assert answer.json()["error"] == "Input 'x': element 8 is no number."
+    given |= {"datatype": "FP64", "data": [1.0] * 12}
+    answer = flats_client.post("/v2/models/prices/infer", json={"inputs": [given]})
+    assert answer.status_code == 422
+    assert "Row 1: feature 'built': it must be a date" in answer.json()["error"]
+
+
+def test_a_regression_has_no_probabilities_to_ask_for(flats_client: TestClient) -> None:
+    request = flat_inputs([FLAT]) | {"outputs": [{"name": "probabilities"}]}
+    answer = flats_client.post("/v2/models/prices/infer", json=request)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "Unknown output 'probabilities'. Available: predict."

@@ -18,6 +18,7 @@ from pyarrow import ipc, parquet
 from ml_project_template.predictor import Predictor, score_file
 from ml_project_template.serving import create_app, load_model, tables
 from ml_project_template.serving.settings import ServerSettings
+from tests.servers import Loaded, flats
 
 FEATURES = ["sepal_length_cm", "sepal_width_cm", "petal_length_cm", "petal_width_cm"]
 ROW = dict(zip(FEATURES, [5.1, 3.5, 1.4, 0.2], strict=True))
@@ -556,3 +557,92 @@ def test_tables_are_documented(client: TestClient) -> None:
         operation = paths[path]["post"]
         assert set(MEDIA.values()) < set(operation["requestBody"]["content"])
         assert set(MEDIA.values()) == set(operation["responses"]["200"]["content"])
+
+
+@pytest.mark.parametrize("target", ["csv", "parquet"])
+@pytest.mark.parametrize("source", FORMS)
+def test_categories_and_dates_are_read_from_every_form(
+    source: str, target: str, flats_client: TestClient, class_model: Loaded, number_model: Loaded
+) -> None:
+    frame = flats(100)
+    plain = frame.copy()
+    if source != "csv":
+        frame["city"] = frame["city"].astype("category")
+        frame["built"] = pd.to_datetime(frame["built"])
+    numbers, classes = number_model.numbers(plain), class_model.predictor.predict(plain)
+    body = write(frame, source)
+    answer = post(flats_client, body, source, "/models/prices/predict/table", accept=MEDIA[target])
+    assert answer.status_code == 200, answer.content[:500]
+    got = read(answer.content, target)
+    assert list(got.columns) == [*frame.columns, "prediction"]
+    np.testing.assert_allclose(got["prediction"], numbers)
+    assert got["city"].astype(object).fillna("").tolist() == plain["city"].fillna("").tolist()
+    answer = post(flats_client, body, source, "/models/flats/predict/table", accept=MEDIA[target])
+    got = read(answer.content, target)
+    assert list(got.columns)[-3:] == ["prediction", "probability_cheap", "probability_dear"]
+    assert got["prediction"].tolist() == classes.labels
+
+
+def _with(name: str, column: Any) -> pa.Table:
+    table = pa.Table.from_pandas(flats(3))
+    return table.set_column(table.schema.get_field_index(name), name, column)
+
+
+@pytest.mark.parametrize(
+    "built",
+    [
+        pa.array(["1990-02-01"] * 3, pa.string_view()),
+        pa.array(["1990-02-01"] * 3).dictionary_encode(),
+        pa.array([7336] * 3, pa.date32()),
+        pa.array([7336 * 86_400_000] * 3, pa.date64()),
+        pa.array([7336 * 86_400] * 3, pa.timestamp("s")),
+        pa.array([7336 * 86_400 * 10**9] * 3, pa.timestamp("ns", tz="Europe/Berlin")),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_every_type_of_a_date_is_read(
+    built: pa.Array, flats_client: TestClient, number_model: Loaded
+) -> None:
+    answer = post(
+        flats_client,
+        write(_with("built", built), "stream"),
+        "stream",
+        "/models/prices/predict/table",
+    )
+    assert answer.status_code == 200, answer.content
+    expected = number_model.numbers(flats(3).assign(built="1990-02-01"))
+    np.testing.assert_allclose(as_table(answer.content, "stream")["prediction"], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "words"),
+    [
+        ("built", pa.array([None, 2**62, 0], pa.timestamp("s")), ["Row 1", "'built' is missing"]),
+        ("built", pa.array([0, 2**62, 0], pa.timestamp("s")), ["Row 2", "'built' is infinite"]),
+        ("built", pa.array([0, -(2**31), 0], pa.date32()), ["Row 2", "'built' is infinite"]),
+        ("built", pa.array(["1990-01-01", "soon", ""]), ["Row 2", "'built': it must be a date"]),
+        ("built", pa.array([1, 2, 3]), ["'built' must hold dates or texts, not int64"]),
+        ("city", pa.array([b"a", b"b", b"c"]), ["'city' must hold texts, not binary"]),
+        ("city", pa.array(["Rome", "x" * 1_001, None]), ["Row 2", "'city': it must be a text of"]),
+        ("size", pa.array(["1", "2", "3"]), ["'size' must hold numbers, not string"]),
+    ],
+)
+def test_a_column_of_another_type_is_told(
+    name: str, column: pa.Array, words: list[str], flats_client: TestClient
+) -> None:
+    body = write(_with(name, column), "parquet" if name == "city" else "stream")
+    form = "parquet" if name == "city" else "stream"
+    answer = post(flats_client, body, form, "/models/prices/predict/table")
+    assert_refused(answer, 422, words)
+
+
+@pytest.mark.parametrize("zone", [pa.array([1, 2, None]), pa.array([1.0, 2.0, None]), pa.nulls(3)])
+def test_a_category_may_come_as_numbers(
+    zone: pa.Array, flats_client: TestClient, number_model: Loaded
+) -> None:
+    body = write(_with("zone", zone), "file")
+    answer = post(flats_client, body, "file", "/models/prices/predict/table")
+    assert answer.status_code == 200, answer.content
+    frame = flats(3).assign(zone=zone.to_pandas())
+    expected = number_model.numbers(frame)
+    np.testing.assert_allclose(as_table(answer.content, "file")["prediction"], expected)

@@ -31,7 +31,7 @@ class Batcher:
     batches. Large ones are computed in a thread, so that the loop goes on answering.
 
     Args:
-        compute: Turns raw rows into probabilities.
+        compute: Turns raw rows into probabilities, or into the numbers of a regression.
         max_queue: Requests that may wait; more are refused with 429.
         max_batch: Rows that are computed in the event loop's own thread at most.
         observe: Is told the rows and answers of each call.
@@ -64,7 +64,7 @@ class Batcher:
             rows: Raw rows of shape ``(n_rows, n_features)``.
 
         Returns:
-            Shape ``(n_rows, n_classes)``.
+            Shape ``(n_rows, n_classes)``, or ``(n_rows, 1)``.
 
         Raises:
             RefusalError: 429, too many requests wait already.

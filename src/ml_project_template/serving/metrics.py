@@ -31,6 +31,8 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0
 _ROWS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0, 16384.0)
 _SETTLE_ROWS = 2_048
 _MIN_ROWS_FOR_DRIFT = 100
+_FEWEST_EXPECTED = 5.0  # rows of a level
+_PLACES = ("below", *map(str, range(1, 11)), "above")
 
 Key = tuple[str, ...]
 
@@ -39,10 +41,17 @@ _COUNTERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "http_requests": ("Requests answered", ("route", "status")),
     "model_rows": ("Rows predicted", ("model",)),
     "model_predictions": ("Rows by predicted class", ("model", "class_name")),
+    "model_predicted_numbers": (
+        "Rows by predicted number: the tenth of the training's targets in which it lies, from 1 to "
+        "10, or below or above all of them",
+        ("model", "place"),
+    ),
     "model_feature_values": (
-        "Values of a feature: missing, below or above all of the training, or between",
+        "Values of a feature: missing, below or above all of the training, or within; of a "
+        "category missing, a level unseen in the training, or within",
         ("model", "feature", "place"),
     ),
+    "model_feature_levels": ("Values of a category by level", ("model", "feature", "level")),
 }
 _HISTOGRAMS: dict[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
     "http_request_duration_seconds": ("From a request to its answer", ("route",), _SECONDS),
@@ -182,14 +191,24 @@ class ServerMetrics:
             yield histogram
         drift = GaugeMetricFamily(
             "model_feature_drift_psi",
-            "Population stability index of a feature against the training, by its deciles: "
-            "above 0.1 it has shifted a little, above 0.25 much",
+            "Population stability index of a feature against the training, by its deciles or "
+            "levels: above 0.1 it has shifted a little, above 0.25 much",
             labels=("model", "feature"),
+        )
+        predicted = GaugeMetricFamily(
+            "model_prediction_drift_psi",
+            "Population stability index of the predicted numbers against the training's targets, "
+            "by their deciles",
+            labels=("model",),
         )
         for model in self._models.values():
             for feature, index in model.drift(total.bins).items():
                 drift.add_metric((model.name, feature), index)
+            of_predictions = model.prediction_drift(total.bins)
+            if of_predictions is not None:
+                predicted.add_metric((model.name,), of_predictions)
         yield drift
+        yield predicted
         gauges: dict[str, GaugeMetricFamily] = {}
         for read in self._gauges:
             for name, text, labels_of, value in read():
@@ -211,8 +230,12 @@ class ModelMetrics:
     def __init__(self, state: _State, name: str, signature: Signature) -> None:
         self.name = name
         self._state = state
-        self._classes = signature.class_names
-        self._bins = [_Bins(feature) for feature in signature.features]
+        self._signature = signature
+        self._bins: list[_Bins | _Levels] = [
+            _Bins(feature) if feature.levels is None else _Levels(feature)
+            for feature in signature.features
+        ]
+        self._targets = _target_bins(signature)
         self._pending: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         self._rows = 0
         self._batches = ("model_batch_rows", name)
@@ -222,7 +245,8 @@ class ModelMetrics:
 
         Args:
             rows: Raw rows of shape ``(n_rows, n_features)``.
-            answers: Their probabilities, of shape ``(n_rows, n_classes)``.
+            answers: Their probabilities, of shape ``(n_rows, n_classes)``, or numbers, of
+                ``(n_rows, 1)``.
         """
         _observe(self._state, self._batches, _ROWS, len(rows))
         self._pending.append((rows, answers))
@@ -236,19 +260,40 @@ class ModelMetrics:
             return
         pending, self._pending, self._rows = self._pending, [], 0
         rows = np.concatenate([part for part, _ in pending])
-        winners = np.concatenate([answers.argmax(axis=1) for _, answers in pending])
+        answers = np.concatenate([part for _, part in pending])
         counters = self._state.counters
         counters["model_rows", self.name] += len(rows)
-        for position, count in enumerate(np.bincount(winners, minlength=len(self._classes))):
-            counters["model_predictions", self.name, self._classes[position]] += int(count)
+        if self._signature.task == "regression":
+            self._settle_numbers(answers[:, 0])
+        else:
+            names = self._signature.class_names
+            chosen = np.bincount(self._signature.decide(answers), minlength=len(names))
+            for name, count in zip(names, chosen.tolist(), strict=True):
+                counters["model_predictions", self.name, name] += count
         for column, bins in enumerate(self._bins):
             feature = bins.feature.name
-            key = (self.name, feature, bins.identity)
             counts, places = bins.count(rows[:, column])
-            before = self._state.bins.get(key, [0.0] * len(counts))
-            self._state.bins[key] = [a + b for a, b in zip(before, counts, strict=True)]
+            self._add((self.name, feature, bins.identity), counts)
             for place, count in places.items():
                 counters["model_feature_values", self.name, feature, place] += count
+            for level, count in zip(bins.feature.levels or (), counts, strict=False):
+                if count:
+                    counters["model_feature_levels", self.name, feature, level] += count
+
+    def _settle_numbers(self, numbers: NDArray[np.float64]) -> None:
+        if self._targets is None:
+            return
+        counts, _ = self._targets.count(numbers)
+        self._add((self.name, self._targets.identity), counts)
+        deciles = np.asarray(self._signature.target_quantiles)
+        tenths = np.searchsorted(deciles[1:-1], numbers, side="right") + 1
+        tenths = np.where(numbers < deciles[0], 0, np.where(numbers > deciles[-1], 11, tenths))
+        for place, count in zip(_PLACES, np.bincount(tenths, minlength=12).tolist(), strict=True):
+            self._state.counters["model_predicted_numbers", self.name, place] += count
+
+    def _add(self, key: Key, counts: list[float]) -> None:
+        before = self._state.bins.get(key, [0.0] * len(counts))
+        self._state.bins[key] = [a + b for a, b in zip(before, counts, strict=True)]
 
     def drift(self, counted: dict[Key, list[float]]) -> dict[str, float]:
         """Compute how far each feature has moved away from the training.
@@ -263,13 +308,39 @@ class ModelMetrics:
         found = {}
         for bins in self._bins:
             counts = counted.get((self.name, bins.feature.name, bins.identity))
-            if counts is not None and sum(counts) >= _MIN_ROWS_FOR_DRIFT:
+            if counts is not None and sum(counts) >= _MIN_ROWS_FOR_DRIFT and bins.is_comparable:
                 found[bins.feature.name] = bins.stability_index(counts)
         return found
+
+    def prediction_drift(self, counted: dict[Key, list[float]]) -> float | None:
+        """Compute how far predicted numbers lie away from the targets of the training.
+
+        Args:
+            counted: As for `drift`.
+
+        Returns:
+            The population stability index; None for classes, and for less than 100 rows.
+        """
+        if self._targets is None:
+            return None
+        counts = counted.get((self.name, self._targets.identity))
+        if counts is None or sum(counts) < _MIN_ROWS_FOR_DRIFT:
+            return None
+        return self._targets.stability_index(counts)
+
+
+def _target_bins(signature: Signature) -> _Bins | None:
+    """Make bins of the targets of a regression."""
+    deciles = signature.target_quantiles
+    if deciles is None:
+        return None
+    return _Bins(Feature(signature.target, "float", deciles[0], deciles[-1], None, 0.0, deciles))
 
 
 class _Bins:
     """Bins between the deciles of a feature in training, and what part of it lay in each."""
+
+    is_comparable = True
 
     def __init__(self, feature: Feature) -> None:
         self.feature = feature
@@ -319,6 +390,50 @@ class _Bins:
         parts = np.diff(below, prepend=0.0, append=1.0) * (1 - self.feature.missing)
         expected = np.clip([*parts, self.feature.missing], 1e-3, None)
         expected /= expected.sum()
+        return float(((found - expected) * np.log(found / expected)).sum())
+
+
+class _Levels:
+    """The levels of a category, and what part of the training had each."""
+
+    def __init__(self, feature: Feature) -> None:
+        self.feature = feature
+        self.levels = feature.levels or ()
+        # A model that was saved before there were shares has none.
+        self.is_comparable = feature.shares is not None
+        shares = feature.shares or (0.0,) * len(self.levels)
+        self.identity = repr((self.levels, shares))
+        # What is rarer than the levels is missing to the model.
+        expected = np.clip([*shares, 1.0 - sum(shares)], 1e-3, None)
+        self._expected = expected / expected.sum()
+
+    def count(self, values: NDArray[np.float64]) -> tuple[list[float], dict[str, int]]:
+        """Count values of shape ``(n,)`` by level, those of none last, and by place."""
+        missing = np.isnan(values)
+        counts = np.bincount(values[~missing].astype(np.int64), minlength=len(self.levels))
+        gaps = int(missing.sum())
+        # See `UNSEEN`.
+        unseen = int(np.signbit(values[missing]).sum())
+        places = {
+            "missing": gaps - unseen,
+            "unseen": unseen,
+            "within": len(values) - gaps,
+        }
+        return [*counts.astype(float).tolist(), float(gaps)], places
+
+    def stability_index(self, counts: list[float]) -> float:
+        """Compare counts with the training; half a row a level keeps logarithms of zero away.
+
+        Levels of which only a few rows are expected are taken as one: by chance alone each of them
+        would differ.
+        """
+        rare = self._expected * sum(counts) < _FEWEST_EXPECTED
+        rare[-1] = False  # what is missing or unseen is always looked at
+        of_counts, expected = (
+            np.append(values[~rare], values[rare].sum()) if rare.any() else values
+            for values in (np.asarray(counts), self._expected)
+        )
+        found = (of_counts + 0.5) / (sum(counts) + 0.5 * len(of_counts))
         return float(((found - expected) * np.log(found / expected)).sum())
 
 

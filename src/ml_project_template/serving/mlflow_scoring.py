@@ -12,7 +12,6 @@ import csv
 import importlib.metadata
 import io
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ from ml_project_template.serving.table_reading import (
     find_features,
     output_names,
     read_parquet_features,
-    text_to_number,
+    read_texts,
 )
 from ml_project_template.serving.tables import Gate
 
@@ -42,8 +41,6 @@ _PARQUET = ("application/vnd.apache.parquet", "application/x-parquet")
 _CONTENT_TYPES = ("application/json", _CSV, _PARQUET[0])
 _FORMS = ("dataframe_split", "dataframe_records", "inputs", "instances")
 _LARGE_BODY = 64 * 1024  # bytes; what is larger is read in a thread
-_PLACE = re.compile(r"at `\$\[(\d+)\]")
-_GOT = re.compile(r"got `(\w{1,20})`")
 
 _json = msgspec.json.Decoder()
 
@@ -129,15 +126,17 @@ def _decoder(request: Request) -> Callable[[bytes, Contract], NDArray[np.float64
     raise RefusalError(415, f"The content type must be one of: {', '.join(_CONTENT_TYPES)}.")
 
 
-def _encode(probabilities: NDArray[np.float64], contract: Contract) -> bytes:
+def _encode(answers: NDArray[np.float64], contract: Contract) -> bytes:
     """Write the answer: an object for each row, by the names of the columns of MLflow's own."""
-    names = output_names(contract)
-    labels = contract.labels(probabilities)
+    name, *chances = output_names(contract)
+    predictions = contract.predictions(answers)
+    # Of a number there are no probabilities: rows of no columns.
+    rows = answers[:, : len(chances)].tolist()
     return msgspec.json.encode(
         {
             "predictions": [
-                dict(zip(names, (label, *row), strict=True))
-                for label, row in zip(labels, probabilities.tolist(), strict=True)
+                {name: prediction, **dict(zip(chances, row, strict=True))}
+                for prediction, row in zip(predictions, rows, strict=True)
             ]
         }
     )
@@ -226,7 +225,7 @@ def _from_lists(
         if len(row) != length:
             raise RefusalError(422, f"Row {number} has {len(row)} values; {length} are needed.")
         lists.append(row)
-    return _from_values(([row[position] for row in lists] for position in positions), contract)
+    return contract.read_columns([row[position] for row in lists] for position in positions)
 
 
 def _from_records(rows: Sequence[object], contract: Contract) -> NDArray[np.float64]:
@@ -247,7 +246,7 @@ def _from_records(rows: Sequence[object], contract: Contract) -> NDArray[np.floa
             except RefusalError as refusal:
                 raise RefusalError(422, f"Row {number}: {refusal.detail}") from None
         raise
-    return _from_values(columns, contract)
+    return contract.read_columns(columns)
 
 
 def _from_columns(form: str, data: Mapping[str, object], contract: Contract) -> NDArray[np.float64]:
@@ -267,37 +266,7 @@ def _from_columns(form: str, data: Mapping[str, object], contract: Contract) -> 
             )
         columns.append(column)
     contract.check_count(len(columns[0]))
-    return _from_values(columns, contract)
-
-
-def _from_values(columns: Iterable[list[object]], contract: Contract) -> NDArray[np.float64]:
-    """Turn the values of each feature into numbers.
-
-    Raises:
-        RefusalError: 422, with the row and the feature.
-    """
-    read = []
-    for feature, column in zip(contract.signature.features, columns, strict=True):
-        kind: Any = float | bool | None if feature.type == "bool" else float | None
-        try:
-            # NumPy would read a number out of a text.
-            msgspec.convert(column, list[kind])
-            read.append(np.array(column, dtype=np.float64))
-        except msgspec.ValidationError as error:
-            place, got = _PLACE.search(str(error)), _GOT.search(str(error))
-            row = f"Row {int(place[1]) + 1}: " if place else ""
-            found = f", got {got[1]}" if got else ""
-            raise RefusalError(
-                422,
-                f"{row}feature '{feature.name[:60]}': {contract.value_rule}{found}.",
-            ) from None
-        except OverflowError:
-            raise RefusalError(
-                422, f"Feature '{feature.name[:60]}': a whole number is too large."
-            ) from None
-    values = np.stack(read, axis=1)
-    contract.check_values(values)
-    return values
+    return contract.read_columns(columns)
 
 
 def _decode_csv(body: bytes, contract: Contract) -> NDArray[np.float64]:
@@ -313,13 +282,11 @@ def _decode_csv(body: bytes, contract: Contract) -> NDArray[np.float64]:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise RefusalError(400, "The body is no UTF-8.") from None
-    names = contract.signature.feature_names
-    values: list[list[float]] = []
+    wanted: list[list[str]] = []
     try:
         lines = (line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line)
         header = next(lines, [])
         positions = find_features(header, contract)
-        wanted = list(zip(positions, names, strict=True))
         for row, line in enumerate(lines):
             if len(line) != len(header):
                 raise RefusalError(
@@ -327,10 +294,16 @@ def _decode_csv(body: bytes, contract: Contract) -> NDArray[np.float64]:
                 )
             if row >= contract.max_rows:
                 contract.check_count(row + 1)
-            values.append([text_to_number(line[position], name, row) for position, name in wanted])
+            wanted.append([line[position] for position in positions])
     except csv.Error as error:
         raise RefusalError(400, f"The body is no CSV: {str(error)[:200]}.") from None
-    rows = np.array(values, dtype=np.float64).reshape(-1, len(names))
+    if not wanted:
+        return np.empty((0, len(positions)))
+    columns = [
+        read_texts(column, index, contract)
+        for index, column in enumerate(zip(*wanted, strict=True))
+    ]
+    rows = np.stack(columns, axis=1)
     contract.check_values(rows)
     return rows
 
@@ -357,12 +330,13 @@ def _operation(models: ServedModels, name: str) -> dict[str, Any]:
         "instances": {"anyOf": [lists, records, columns]},
     }
     chance = {"type": "number", "minimum": 0, "maximum": 1}
-    label, *chances = output_names(contract)
+    prediction, *chances = output_names(contract)
+    classes = {"type": "string", "enum": list(contract.signature.class_names)}
     row = {
         "type": "object",
-        "required": [label, *chances],
+        "required": [prediction, *chances],
         "properties": {
-            label: {"type": "string", "enum": list(contract.signature.class_names)},
+            prediction: classes if chances else {"type": "number"},
             **dict.fromkeys(chances, chance),
         },
     }

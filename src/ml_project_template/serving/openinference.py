@@ -1,7 +1,9 @@
 """The Open Inference Protocol, version 2, of KServe, Triton and MLServer: ``/v2/...``.
 
 Rows come as one tensor of shape ``(n_rows, n_features)``, in the order of the features, or as a
-tensor for each feature, by its name. Tensors are JSON, or raw bytes behind the JSON: the extension
+tensor for each feature, by its name: the way for a model with categories or dates, which are texts.
+Of classes the answer is their names and probabilities, of a regression its numbers. Tensors are
+JSON, or raw bytes behind the JSON: the extension
 `binary_tensor_data <https://github.com/triton-inference-server/server/blob/main/docs/protocol/
 extension_binary_data.md>`_. Of Triton's others, the answer as classification is known.
 """
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +20,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import numpy as np
 
+from ml_project_template.data.signature import Value
 from ml_project_template.errors import unknown
+from ml_project_template.serving.contract import Contract
 from ml_project_template.serving.http import JSON, Answer, Endpoint, RefusalError, Request, cut
 from ml_project_template.serving.routes import HotRoute, json_answer
 from ml_project_template.serving.served import ServedModel, ServedModels
@@ -34,7 +38,6 @@ _HEADER_LENGTH = b"inference-header-content-length"
 _LENGTH_PREFIX = 4  # bytes before each element of a binary BYTES tensor
 
 _PREDICT, _PROBABILITIES = "predict", "probabilities"
-_OUTPUTS = (_PREDICT, _PROBABILITIES)
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("u1"),  # any byte may come, and only 0 and 1 would be a bool of numpy's
@@ -229,19 +232,26 @@ def _metadata(models: ServedModels, name: str) -> Endpoint:
 
 def _describe(model: ServedModel) -> dict[str, Any]:
     classes = list(model.class_names)
-    return {
-        "name": model.name,
-        "versions": [model.inference.version],
-        "platform": f"{_PACKAGE}_{model.inference.model_name}",
-        "inputs": [
+    inputs: list[dict[str, Any]] = [
+        {
+            "name": "features",
+            "datatype": "FP64",
+            "shape": [-1, len(model.feature_names)],
+            "parameters": {"feature_names": list(model.feature_names)},
+        }
+    ]
+    if not model.contract.is_numeric:
+        inputs = [
             {
-                "name": "features",
-                "datatype": "FP64",
-                "shape": [-1, len(model.feature_names)],
-                "parameters": {"feature_names": list(model.feature_names)},
+                "name": feature.name,
+                "datatype": "BYTES" if feature.type in {"category", "date"} else "FP64",
+                "shape": [-1],
             }
-        ],
-        "outputs": [
+            for feature in model.signature.features
+        ]
+    outputs: list[dict[str, Any]] = [{"name": _PREDICT, "datatype": "FP64", "shape": [-1]}]
+    if classes:
+        outputs = [
             {"name": _PREDICT, "datatype": "BYTES", "shape": [-1]},
             {
                 "name": _PROBABILITIES,
@@ -249,8 +259,18 @@ def _describe(model: ServedModel) -> dict[str, Any]:
                 "shape": [-1, len(classes)],
                 "parameters": {"class_names": classes},
             },
-        ],
+        ]
+    return {
+        "name": model.name,
+        "versions": [model.inference.version],
+        "platform": f"{_PACKAGE}_{model.inference.model_name}",
+        "inputs": inputs,
+        "outputs": outputs,
     }
+
+
+def _output_names(model: ServedModel) -> tuple[str, ...]:
+    return (_PREDICT, _PROBABILITIES) if model.class_names else (_PREDICT,)
 
 
 def _no_model(models: ServedModels) -> Endpoint:
@@ -281,7 +301,7 @@ def _infer(models: ServedModels, name: str) -> Endpoint:
     async def infer(request: Request) -> Answer:
         model = models[name]
         inference, binary = _parse(request)
-        wanted = _wanted(inference)
+        wanted = _wanted(inference, _output_names(model))
         rows = _rows(model, inference.inputs, binary)
         model.contract.check_values(rows)
         return _answer(model, inference.id, wanted, await model.probabilities(rows))
@@ -321,8 +341,12 @@ def _parse(request: Request) -> tuple[_Inference, memoryview]:
 _Wanted = tuple[str, bool, int]  # the output, whether in binary, and of how many top classes
 
 
-def _wanted(inference: _Inference) -> list[_Wanted]:
+def _wanted(inference: _Inference, names: Sequence[str]) -> list[_Wanted]:
     """Find which outputs are asked for, and in which form.
+
+    Args:
+        inference: The request.
+        names: The outputs that there are.
 
     Raises:
         RefusalError: 400.
@@ -330,12 +354,12 @@ def _wanted(inference: _Inference) -> list[_Wanted]:
     parameters = inference.parameters
     all_binary = parameters is not None and bool(parameters.binary_data_output)
     if not inference.outputs:
-        return [(name, all_binary, 0) for name in _OUTPUTS]
+        return [(name, all_binary, 0) for name in names]
     wanted: list[_Wanted] = []
     for output in inference.outputs:
         name = output.name
-        if name not in _OUTPUTS:
-            raise RefusalError(400, unknown("output", cut(name), _OUTPUTS))
+        if name not in names:
+            raise RefusalError(400, unknown("output", cut(name), names))
         if any(name == other for other, _, _ in wanted):
             raise RefusalError(400, f"The output '{name}' is asked for more than once.")
         binary, top = all_binary, 0
@@ -379,7 +403,7 @@ def _rows(model: ServedModel, inputs: list[_Input], binary: memoryview) -> NDArr
             raise _wrong_shape(inputs[0], f"[n, {len(names)}], a value for each feature")
         _check_count(model, shape[0])
         _check_sizes(inputs, binary)
-        return _tensor(inputs[0], len(names), binary)
+        return _tensor(inputs[0], model.contract, range(len(names)), binary)
     tensors = Counter(tensor.name for tensor in inputs)
     for name, times in tensors.items():
         if name not in names:
@@ -400,7 +424,8 @@ def _rows(model: ServedModel, inputs: list[_Input], binary: memoryview) -> NDArr
     rows = np.empty((count, len(names)), dtype=np.float64)
     position = {name: index for index, name in enumerate(names)}
     for tensor in inputs:
-        rows[:, position[tensor.name]] = _tensor(tensor, 1, binary)[:, 0]
+        index = position[tensor.name]
+        rows[:, index] = _tensor(tensor, model.contract, [index], binary)[:, 0]
         binary = binary[_binary_size(tensor) or 0 :]
     return rows
 
@@ -429,8 +454,51 @@ def _check_sizes(inputs: Iterable[_Input], binary: memoryview) -> None:
         )
 
 
-def _tensor(tensor: _Input, columns: int, binary: memoryview) -> NDArray[np.float64]:
+def _tensor(
+    tensor: _Input, contract: Contract, indices: Sequence[int], binary: memoryview
+) -> NDArray[np.float64]:
     """Read a tensor of checked shape.
+
+    Args:
+        tensor: It.
+        contract: What the model needs.
+        indices: The positions of the features whose values stand in its columns.
+        binary: The bytes behind the JSON from this tensor's own on.
+
+    Returns:
+        Shape ``(n_rows, len(indices))``; NaN where missing.
+
+    Raises:
+        RefusalError: 400; 422 for a value that its feature can't have.
+    """
+    columns = len(indices)
+    values = _values(tensor, columns, binary)
+    if not isinstance(values, list) and contract.is_numeric:
+        return values.reshape(tensor.shape[0], columns)
+    rows = np.empty((tensor.shape[0], columns), dtype=np.float64)
+    for column, index in enumerate(indices):
+        feature, of_column = contract.signature.features[index], values[column::columns]
+        if feature.type not in {"category", "date"}:
+            if isinstance(of_column, list):
+                of_column = _from_texts(tensor, of_column, column + 1, columns)
+            rows[:, column] = of_column
+        elif isinstance(of_column, list):
+            # Binary texts have no null.
+            gaps = {""}.difference(feature.levels or ())
+            found = [None if text in gaps else text for text in of_column]
+            rows[:, column] = contract.read_column(index, found)
+        else:
+            found = of_column.tolist()
+            if tensor.datatype == "BOOL":
+                found = [value if value != value else value != 0 for value in found]
+            rows[:, column] = contract.read_column(index, found)
+    return rows
+
+
+def _values(
+    tensor: _Input, columns: int, binary: memoryview
+) -> NDArray[np.float64] | list[str | None]:
+    """Read the values of a tensor of checked shape.
 
     Args:
         tensor: It.
@@ -438,7 +506,7 @@ def _tensor(tensor: _Input, columns: int, binary: memoryview) -> NDArray[np.floa
         binary: The bytes behind the JSON from this tensor's own on.
 
     Returns:
-        Shape ``(n_rows, columns)``; NaN where missing.
+        They, one after another: numbers, NaN where missing; or texts.
 
     Raises:
         RefusalError: 400.
@@ -453,23 +521,21 @@ def _tensor(tensor: _Input, columns: int, binary: memoryview) -> NDArray[np.floa
         raise _wrong(tensor, "it needs either data or binary_data_size")
     count = tensor.shape[0]
     if size is None:
-        values = _from_json(tensor, columns)
-    elif datatype == "BYTES":
-        values = _from_texts(tensor, _split(tensor, binary[:size], count * columns))
-    else:
-        dtype = _DTYPES[datatype]
-        if size != count * columns * dtype.itemsize:
-            raise _wrong(
-                tensor,
-                f"{datatype} of shape {_shape(tensor)} has {count * columns * dtype.itemsize} "
-                "bytes; binary_data_size says otherwise",
-            )
-        raw = np.frombuffer(binary[:size], dtype=dtype)
-        values = (raw != 0).astype(np.float64) if datatype == "BOOL" else raw.astype(np.float64)
-    return values.reshape(count, columns)
+        return _from_json(tensor, columns)
+    if datatype == "BYTES":
+        return _split(tensor, binary[:size], count * columns)
+    dtype = _DTYPES[datatype]
+    if size != count * columns * dtype.itemsize:
+        raise _wrong(
+            tensor,
+            f"{datatype} of shape {_shape(tensor)} has {count * columns * dtype.itemsize} "
+            "bytes; binary_data_size says otherwise",
+        )
+    raw = np.frombuffer(binary[:size], dtype=dtype)
+    return (raw != 0).astype(np.float64) if datatype == "BOOL" else raw.astype(np.float64)
 
 
-def _from_json(tensor: _Input, columns: int) -> NDArray[np.float64]:
+def _from_json(tensor: _Input, columns: int) -> NDArray[np.float64] | list[str | None]:
     """Read data as JSON, flat or nested, into a flat array."""
     datatype, count = tensor.datatype, tensor.shape[0]
     if datatype == "BYTES":
@@ -490,7 +556,8 @@ def _from_json(tensor: _Input, columns: int) -> NDArray[np.float64]:
     if len(found) != count * columns:
         raise _wrong(tensor, f"data has not the {count * columns} values of {_shape(tensor)}")
     if datatype == "BYTES":
-        return _from_texts(tensor, found)
+        texts: list[str | None] = found
+        return texts
     try:
         values = np.array(found, dtype=np.float64)
     except OverflowError:
@@ -503,24 +570,34 @@ def _from_json(tensor: _Input, columns: int) -> NDArray[np.float64]:
     return values
 
 
-def _from_texts(tensor: _Input, texts: Iterable[str | None]) -> NDArray[np.float64]:
-    """Read numbers that are written as text; an empty one is missing."""
+def _from_texts(
+    tensor: _Input, texts: Iterable[str | None], first: int, step: int
+) -> NDArray[np.float64]:
+    """Read numbers that are written as text; an empty one is missing.
+
+    Args:
+        tensor: Where they stand.
+        texts: They.
+        first: The place of the first in the tensor, counted from 1.
+        step: From one to the next.
+    """
     values = []
     for index, text in enumerate(texts):
         if not text:
             values.append(np.nan)
             continue
         try:
-            # Python's own way to write 1000 as 1_000 is no data's.
-            values.append(float(text if "_" not in text else "?"))
+            # Python's own ways to write 1000, as 1_000 or in another script, are no data's.
+            values.append(float(text if text.isascii() and "_" not in text else "?"))
         except ValueError:
-            raise _wrong(tensor, f"element {index + 1} is no number") from None
+            raise _wrong(tensor, f"element {first + index * step} is no number") from None
     return np.array(values, dtype=np.float64)
 
 
-def _split(tensor: _Input, binary: memoryview, count: int) -> list[str]:
+def _split(tensor: _Input, binary: memoryview, count: int) -> list[str | None]:
     """Split a binary tensor of texts, each behind its length."""
-    texts, start = [], 0
+    texts: list[str | None] = []
+    start = 0
     wrong = _wrong(tensor, f"its bytes are not {count} elements, each behind its length")
     for _ in range(count):
         end = start + _LENGTH_PREFIX
@@ -528,8 +605,8 @@ def _split(tensor: _Input, binary: memoryview, count: int) -> list[str]:
         start, end = end, end + length
         if end > len(binary):
             raise wrong
-        # Whatever is no ASCII is no number, and told as such.
-        texts.append(str(binary[start:end], "ascii", "replace"))
+        # Whatever is no UTF-8 is neither number, date nor level, and told as such.
+        texts.append(str(binary[start:end], "utf-8", "replace"))
         start = end
     if start != len(binary):
         raise wrong
@@ -537,30 +614,31 @@ def _split(tensor: _Input, binary: memoryview, count: int) -> list[str]:
 
 
 def _answer(
-    model: ServedModel, request_id: str | None, wanted: list[_Wanted], chances: NDArray[np.float64]
+    model: ServedModel, request_id: str | None, wanted: list[_Wanted], answers: NDArray[np.float64]
 ) -> Answer:
     """Write the outputs that are asked for."""
     outputs: list[dict[str, Any]] = []
     tail: list[bytes] = []
     for name, binary, top in wanted:
+        shape = list(answers.shape)
         texts: list[str] | None = None
-        if name == _PREDICT:
-            texts, shape = model.contract.labels(chances), [len(chances)]
-        elif top:
-            texts, shape = _classification(model, chances, top)
-        else:
-            shape = list(chances.shape)
+        if top:
+            texts, shape = _classification(model, answers, top)
+        elif name == _PREDICT:
+            shape = shape[:1]
+            if model.class_names:
+                texts = [str(label) for label in model.contract.predictions(answers)]
         output: dict[str, Any] = {
             "name": name,
             "datatype": "FP64" if texts is None else "BYTES",
             "shape": shape,
         }
         if binary:
-            content = _join(texts) if texts is not None else chances.astype("<f8").tobytes()
+            content = _join(texts) if texts is not None else answers.astype("<f8").tobytes()
             output["parameters"] = {"binary_data_size": len(content)}
             tail.append(content)
         else:
-            output["data"] = chances.ravel().tolist() if texts is None else texts
+            output["data"] = answers.ravel().tolist() if texts is None else texts
         outputs.append(output)
     body: dict[str, Any] = {
         "model_name": model.name,
@@ -677,21 +755,36 @@ def _metadata_operation(name: str) -> Callable[[], dict[str, Any]]:
     return operation
 
 
+def _example(model: ServedModel) -> dict[str, Any]:
+    """Make a request that works, of a raw row of the training."""
+    row = model.contract.sample_row()
+    if model.contract.is_numeric:
+        data = [None if value is None else float(value) for value in row.values()]
+        tensor = {"name": "features", "shape": [1, len(row)], "datatype": "FP64", "data": data}
+        return {"inputs": [tensor]}
+    return {
+        "inputs": [
+            {
+                "name": tensor["name"],
+                "shape": [1],
+                "datatype": tensor["datatype"],
+                "data": [_plain(row[tensor["name"]], tensor["datatype"])],
+            }
+            for tensor in _describe(model)["inputs"]
+        ]
+    }
+
+
+def _plain(value: Value, datatype: str) -> Value:
+    return float(value) if datatype == "FP64" and value is not None else value
+
+
 def _infer_operation(models: ServedModels, name: str) -> Callable[[], dict[str, Any]]:
     def operation() -> dict[str, Any]:
         model = models[name]
-        row = model.contract.sample_row()
-        example = {
-            "inputs": [
-                {
-                    "name": "features",
-                    "shape": [1, len(row)],
-                    "datatype": "FP64",
-                    "data": [None if value is None else float(value) for value in row.values()],
-                }
-            ]
-        }
-        output = _object(["name"], name={"enum": list(_OUTPUTS)}, parameters={"type": "object"})
+        output = _object(
+            ["name"], name={"enum": list(_output_names(model))}, parameters={"type": "object"}
+        )
         request = _object(
             ["inputs"],
             id=_TEXT,
@@ -713,7 +806,7 @@ def _infer_operation(models: ServedModels, name: str) -> Callable[[], dict[str, 
             "feature, by its name.",
             requestBody={
                 "required": True,
-                "content": {"application/json": {"schema": request, "example": example}},
+                "content": {"application/json": {"schema": request, "example": _example(model)}},
             },
             errors=_errors(
                 _400="A tensor can't be read",

@@ -1,4 +1,4 @@
-"""``POST /predict``: rows as JSON in, class names and probabilities out."""
+"""``POST /predict``: rows as JSON in, classes and probabilities, or numbers, out."""
 
 from __future__ import annotations
 
@@ -39,9 +39,18 @@ def _predict(models: ServedModels, name: str) -> Endpoint:
 
 def _operation(models: ServedModels, name: str) -> dict[str, Any]:
     contract = models[name].contract
+    signature = contract.signature
+    description = "Predict the class of each row, with the probability of every class."
+    if signature.task == "regression":
+        description = f"Predict '{signature.target}', a number, for each row."
+    if any(feature.levels is not None for feature in signature.features):
+        description += (
+            " A category may be null, or a value that the training did not have: both count as "
+            "missing."
+        )
     return {
         "summary": f"Predict with {name}",
-        "description": "Predict the class of each row, with the probability of every class.",
+        "description": description,
         "tags": ["predict"],
         "requestBody": {
             "required": True,

@@ -111,14 +111,14 @@ class ServedModel:
         )
 
     async def probabilities(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Compute the probabilities of raw rows.
+        """Compute the probabilities of raw rows, or the numbers that a regression predicts.
 
         Args:
             rows: Shape ``(n_rows, n_features)``, float64, C-contiguous; finite, or NaN where
                 missing, if the model takes that: see `Contract.check_values`.
 
         Returns:
-            Shape ``(n_rows, n_classes)``.
+            Shape ``(n_rows, n_classes)``, or ``(n_rows, 1)``.
 
         Raises:
             RefusalError: 422 for a value that the model can't take, 429 if the queue is full.
@@ -145,9 +145,12 @@ class ServedModel:
             "run_id": metadata.get("run_id"),
             "git_commit": table("git").get("commit"),
             "data": table("data").get("name"),
+            "task": signature["task"],
             "target": signature["target"],
+            "target_quantiles": signature["target_quantiles"],
             "metrics": table("metrics"),
             "class_names": signature["class_names"],
+            "threshold": signature["threshold"],
             "accepts_missing": inference.accepts_missing,
             "backend": inference.backend,
             "features": signature["features"],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ml_project_template.data.columns import MISSING_WORDS
+from ml_project_template.data.signature import Feature
 from ml_project_template.errors import unknown
 from ml_project_template.predictor import PREDICTION, PROBABILITY
 from ml_project_template.serving.contract import Contract
@@ -34,8 +35,8 @@ __all__ = [
     "find_features",
     "output_names",
     "read_parquet_features",
+    "read_texts",
     "shorten",
-    "text_to_number",
     "type_name",
 ]
 
@@ -164,13 +165,13 @@ def _check_columns(schema: Any, contract: Contract, *, only_features: bool = Fal
             422, f"There are {len(names)} columns; a table may have {_MAX_COLUMNS} at most."
         )
     positions = find_features(names, contract)
-    for position in positions:
+    for feature, position in zip(contract.signature.features, positions, strict=True):
         kind = schema.field(position).type
-        if not _is_number(kind):
+        if not _fits(kind, feature):
             raise RefusalError(
                 422,
-                f"The feature '{shorten(names[position])}' must hold numbers, not "
-                f"{type_name(kind)}.",
+                f"The feature '{shorten(names[position])}' must hold {_CONTENTS[feature.type]}, "
+                f"not {type_name(kind)}.",
             )
     if not only_features:
         _check_names(names, contract)
@@ -205,6 +206,27 @@ def _check_names(names: Sequence[str], contract: Contract) -> None:
 def type_name(kind: Any) -> str:
     """Name a type of Arrow shortly."""
     return shorten(str(kind), 80)
+
+
+_CONTENTS = {
+    **dict.fromkeys(("float", "int", "bool"), "numbers"),
+    "category": "texts",
+    "date": "dates or texts",
+}
+
+
+def _fits(kind: Any, feature: Feature) -> bool:
+    """Whether a column may hold the values of a feature."""
+    from pyarrow import types
+
+    if feature.type not in {"category", "date"}:
+        return _is_number(kind)
+    if types.is_dictionary(kind):
+        kind = kind.value_type
+    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    if feature.type == "category":
+        return bool(is_text or _is_number(kind))
+    return bool(is_text or types.is_date(kind) or types.is_timestamp(kind) or types.is_null(kind))
 
 
 def _is_number(kind: Any) -> bool:
@@ -496,13 +518,50 @@ def _rows(table: Any, contract: Contract, *, from_text: bool) -> NDArray[np.floa
     Raises:
         RefusalError: 422, a value is no finite number.
     """
-    names = contract.signature.feature_names
-    values = np.empty((table.num_rows, len(names)), dtype=np.float64)
-    for index, name in enumerate(names):
-        column = table.column(name)
-        values[:, index] = _parse(column, name) if from_text else _numbers(column)
+    features = contract.signature.features
+    values = np.empty((table.num_rows, len(features)), dtype=np.float64)
+    for index, feature in enumerate(features):
+        column = table.column(feature.name)
+        if feature.type in {"category", "date"}:
+            values[:, index] = _others(column, index, contract)
+        else:
+            values[:, index] = _parse(column, feature.name) if from_text else _numbers(column)
     contract.check_values(values)
     return values
+
+
+def _others(column: Any, index: int, contract: Contract) -> NDArray[np.float64]:
+    """Read a column of categories or dates as numbers."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
+        return _seconds(column)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return read_texts(column.to_pylist(), index, contract)
+    return contract.read_column(index, column.to_pylist())
+
+
+_TICKS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}  # in a second
+_FIRST_SECOND, _END_SECOND = -62_135_596_800, 253_402_300_800  # of the years 1 to 9999
+
+
+def _seconds(column: Any) -> NDArray[np.float64]:
+    """Read a column of dates in seconds since 1970-01-01; infinite outside the years 1 to 9999."""
+    import pyarrow as pa
+
+    kind = column.type
+    missing = column.is_null().to_numpy()
+    if pa.types.is_date32(kind):
+        seconds = column.cast(pa.int32()).fill_null(0).to_numpy() * 86_400.0
+    else:
+        ticks = _TICKS[kind.unit] if pa.types.is_timestamp(kind) else _TICKS["ms"]
+        whole = column.cast(pa.int64()).fill_null(0).to_numpy()
+        # As in training, nothing below a microsecond counts.
+        seconds = whole // 1_000 / 1e6 if ticks == _TICKS["ns"] else whole / ticks
+    seconds[(seconds < _FIRST_SECOND) | (seconds >= _END_SECOND)] = np.inf
+    return np.where(missing, np.nan, seconds)
 
 
 def _numbers(column: Any) -> NDArray[np.float64]:
@@ -529,14 +588,38 @@ def _parse(column: Any, feature: str) -> NDArray[np.float64]:
     except pa.ArrowInvalid:
         # A truth value, or wrong: slower, row by row.
         return np.array(
-            [text_to_number(text, feature, row) for row, text in enumerate(texts.to_pylist())]
+            [_text_to_number(text, feature, row) for row, text in enumerate(texts.to_pylist())]
         )
     values = np.full(len(column), np.nan)
     values[~missing.to_numpy()] = there.to_numpy()
     return values
 
 
-def text_to_number(text: str, feature: str, row: int) -> float:
+def read_texts(texts: Sequence[str | None], index: int, contract: Contract) -> NDArray[np.float64]:
+    """Read a column of text, as CSV has it; the words of pandas for a missing value are one.
+
+    Args:
+        texts: The values of one feature.
+        index: The position of the feature.
+        contract: What the model needs.
+
+    Returns:
+        Shape ``(n_rows,)``, as of `Contract.read_column`.
+
+    Raises:
+        RefusalError: 422, with the row and the feature.
+    """
+    feature = contract.signature.features[index]
+    if feature.type not in {"category", "date"}:
+        return np.array(
+            [_text_to_number(text or "", feature.name, row) for row, text in enumerate(texts)]
+        )
+    gaps = _MISSING.difference(feature.levels or ())
+    column = [None if text is None or text.strip() in gaps else text for text in texts]
+    return contract.read_column(index, column)
+
+
+def _text_to_number(text: str, feature: str, row: int) -> float:
     """Read a field of a CSV.
 
     Args:

@@ -1,7 +1,7 @@
 """``POST /predict/table``: a large table in, the same table with its predictions out.
 
 Arrow, Parquet and CSV spare a client the JSON of many rows. The answer is what
-`predictor.score_file` would write: the columns of the input, then ``prediction`` and
+`predictor.score_file` would write: the columns of the input, then ``prediction`` and, of classes,
 ``probability_<class>``. What a stranger sends is unpacked only after its own description of itself
 has been checked, for some kilobytes of it can stand for a terabyte.
 """
@@ -104,9 +104,9 @@ def _predict(models: ServedModels, name: str, gate: Gate) -> Endpoint:
             table, rows = await asyncio.to_thread(
                 decode_table, request.body, source, model.contract
             )
-            probabilities = await _probabilities(model, rows)
+            answers = await _answers(model, rows)
             body = await asyncio.to_thread(
-                _encode, table, rows, probabilities, model.contract, source, target
+                _encode, table, rows, answers, model.contract, source, target
             )
         return Answer(body, _CANONICAL[target].encode())
 
@@ -145,9 +145,9 @@ def _accepted(accept: str, source: Form) -> Form:
     raise RefusalError(406, f"An answer can be one of: {', '.join(_CANONICAL.values())}.")
 
 
-async def _probabilities(model: ServedModel, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+async def _answers(model: ServedModel, rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute slice by slice, so that others have their turn."""
-    parts = [np.empty((0, len(model.class_names)))]
+    parts = [np.empty((0, model.signature.num_outputs))]
     for start in range(0, len(rows), _SLICE_ROWS):
         try:
             parts.append(await model.probabilities(rows[start : start + _SLICE_ROWS]))
@@ -161,7 +161,7 @@ async def _probabilities(model: ServedModel, rows: NDArray[np.float64]) -> NDArr
 def _encode(
     table: Any,
     rows: NDArray[np.float64],
-    probabilities: NDArray[np.float64],
+    answers: NDArray[np.float64],
     contract: Contract,
     source: Form,
     target: Form,
@@ -171,7 +171,7 @@ def _encode(
     Args:
         table: The input.
         rows: Its features.
-        probabilities: Shape ``(n_rows, n_classes)``.
+        answers: Probabilities of shape ``(n_rows, n_classes)``, or numbers of ``(n_rows, 1)``.
         contract: Names the features and the classes.
         source: The form of the input.
         target: The form of the answer.
@@ -182,13 +182,16 @@ def _encode(
     import pyarrow as pa
 
     if source == "csv" and target != "csv":
-        for index, name in enumerate(contract.signature.feature_names):
-            numbers = pa.array(rows[:, index], from_pandas=True)
-            table = table.set_column(table.schema.get_field_index(name), name, numbers)
-    labels, *names = output_names(contract)
-    table = table.append_column(labels, pa.array(contract.labels(probabilities), pa.string()))
+        for index, feature in enumerate(contract.signature.features):
+            if feature.type not in {"category", "date"}:
+                numbers = pa.array(rows[:, index], from_pandas=True)
+                position = table.schema.get_field_index(feature.name)
+                table = table.set_column(position, feature.name, numbers)
+    prediction, *names = output_names(contract)
+    kind = pa.string() if names else pa.float64()
+    table = table.append_column(prediction, pa.array(contract.predictions(answers), kind))
     for index, name in enumerate(names):
-        table = table.append_column(name, pa.array(probabilities[:, index]))
+        table = table.append_column(name, pa.array(answers[:, index]))
     try:
         if target == "csv":
             return _write_csv(table)
@@ -241,8 +244,8 @@ def _operation(name: str) -> dict[str, Any]:
     answered = {media: text if media == "text/csv" else binary for media in _CANONICAL.values()}
     return {
         "summary": f"Predict a table with {name}",
-        "description": "Add the columns `prediction` and `probability_<class>` to a table. The "
-        "answer has the form of the request, or the one that `Accept` asks for.",
+        "description": "Add the columns `prediction` and, of classes, `probability_<class>` to a "
+        "table. The answer has the form of the request, or the one that `Accept` asks for.",
         "tags": ["predict"],
         "requestBody": {
             "required": True,
