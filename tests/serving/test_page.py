@@ -25,7 +25,7 @@ from ml_project_template.data import Preprocessor, TabularDataset
 from ml_project_template.models import ModelRegistry
 from ml_project_template.predictor import Predictor
 from ml_project_template.serving import ServerSettings, create_app, load_model
-from tests.servers import ROW, serving_in_a_thread
+from tests.servers import ROW, Loaded, flats, serving_in_a_thread
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -691,3 +691,100 @@ def test_each_control_has_a_name_and_the_page_an_outline(open_page: Open, odd_mo
         ids = page.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
         assert len(ids) == len(set(ids))
         assert page.locator("[style]:not(.track span):not(.matrix td)").count() == 0
+
+
+# Categories, dates and numbers as answers
+
+
+@pytest.fixture(scope="module")
+def flats_server(class_model: Loaded, number_model: Loaded) -> Iterator[str]:
+    app = create_app({"prices": number_model.inference, "flats": class_model.inference})
+    with serving_in_a_thread(app) as address:
+        yield address
+
+
+def test_a_regression_is_tried_with_levels_and_dates(
+    open_page: Open, flats_server: str, number_model: Loaded
+) -> None:
+    page = open_page(flats_server)
+    sample = number_model.predictor.sample[1]
+    page.get_by_role("button", name="Next").click()
+    city = page.get_by_label("city", exact=True)
+    assert city.locator("option").all_inner_texts() == ["missing", "Bonn", "Köln", "Rome"]
+    built = page.get_by_label("built", exact=True)
+    expect(built).to_have_attribute("type", "date")
+    expect(built).to_have_value(str(sample["built"]))
+    (expected,) = number_model.numbers([sample])
+    assert float(predict(page)) == pytest.approx(expected, rel=1e-5)
+    expect(page.locator("#bars > li")).to_have_count(0)
+    expect(page.locator("#verdict .marker")).to_have_count(1)
+    expect(page.locator("#verdict")).to_contain_text("in training")
+
+    city.select_option("missing")
+    built.fill("2030-01-01")
+    page.get_by_label("size", exact=True).fill("2000")
+    expect(page.locator("#stale")).to_be_visible()
+    expect(page.locator("#feature-5-note")).to_contain_text("⚠ Later than anything in training")
+    (expected,) = number_model.numbers(
+        [{**sample, "city": None, "built": "2030-01-01", "size": 2000}]
+    )
+    assert float(predict(page)) == pytest.approx(expected, rel=1e-5)
+    expect(page.locator("#verdict")).to_contain_text("⚠ Outside of the training")
+    expect(page.locator("#curl")).to_contain_text('"city":null')
+    built.fill("")
+    page.get_by_role("button", name="Predict").click()
+    expect(page.locator("#predict-problem")).to_have_text("built: A value is needed.")
+
+
+def test_a_table_with_texts_is_scored_with_numbers(
+    open_page: Open, flats_server: str, number_model: Loaded
+) -> None:
+    page = open_page(flats_server)
+    frame = flats(30)
+    frame.loc[3, "city"] = "Paris"
+    expected = number_model.numbers(frame)
+    score(page, frame.assign(price=[value + 2 for value in expected]).to_csv(index=False))
+    status = page.locator("#table-status")
+    expect(status).to_contain_text("30 rows scored. The prediction is 2 away from column “price”")
+    shown = page.locator("#rows td.predicted").all_inner_texts()
+    np.testing.assert_allclose([float(text) for text in shown], expected, rtol=1e-5)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download scored CSV").click()
+    rows = list(csv.DictReader(io.StringIO(download.value.path().read_text("utf-8"))))
+    np.testing.assert_allclose([float(row["prediction"]) for row in rows], expected)
+    assert [name for name in rows[0] if name.startswith("probability")] == []
+    score(page, frame.assign(built="soon").to_csv(index=False))
+    expect(page.locator("#table-problem")).to_contain_text(
+        "Row 1, column “built”: “soon” is not a date such as 2024-01-31. There are 29 more."
+    )
+
+
+def test_the_threshold_and_the_levels_are_told(open_page: Open, flats_server: str) -> None:
+    page = open_page(flats_server)
+    page.get_by_label("Model", exact=True).select_option("flats")
+    expect(page.locator("#facts")).to_contain_text("“dear” from 20.0 % on")
+    expect(page.locator("#card")).to_contain_text("Bonn (")
+    expect(page.locator("#card")).to_contain_text("2024-08-09")
+    values = {"size": "41.5", "rooms": "2", "built": "1990-02-01"}
+    for name, value in values.items():
+        page.get_by_label(name, exact=True).fill(value)
+    page.get_by_label("city", exact=True).select_option("Rome")
+    page.get_by_label("zone", exact=True).select_option("1")
+    page.get_by_label("garden", exact=True).select_option("false")
+    assert predict(page) == "dear"
+    expect(page.locator("#verdict")).to_contain_text("“dear” is said from 20.0 % on")
+
+
+def test_a_date_with_a_time_is_read_and_written(
+    open_page: Open, flats_server: str, number_model: Loaded
+) -> None:
+    info = httpx2.get(f"{flats_server}/info").json()
+    built = info["features"][5]
+    built["max"] += 5_400
+    info["sample"] = [{**info["sample"][0], "built": "1990-02-01T10:30:00+02:00"}]
+    page = open_page(flats_server, info=info)
+    field = page.get_by_label("built", exact=True)
+    expect(field).to_have_attribute("type", "datetime-local")
+    expect(field).to_have_value("1990-02-01T08:30")
+    (expected,) = number_model.numbers([{**info["sample"][0], "built": "1990-02-01T08:30"}])
+    assert float(predict(page)) == pytest.approx(expected, rel=1e-5)

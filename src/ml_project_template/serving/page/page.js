@@ -3,6 +3,7 @@
 
 const MANY_FEATURES = 12; // from here on there is a box to find one
 const SHOWN_CLASSES = 20;
+const SHOWN_LEVELS = 8;
 const SHOWN_ROWS = 200;
 const SHOWN_COLUMNS = 40;
 const SHOWN_MATRIX = 30; // classes; of more, only the commonest mistakes are shown
@@ -20,6 +21,9 @@ const METRICS = {
   loss: "what training makes small; lower is better",
   log_loss: "how far the probabilities are off; lower is better",
   roc_auc: "how well the classes are told apart: 0.5 is guessing, 1 is best",
+  rmse: "how far the numbers are off, large mistakes counted more; in the unit of the target",
+  mae: "how far the numbers are off on average, in the unit of the target",
+  r2: "the part of the target's spread that is explained: 1 is best, 0 is guessing the mean",
 };
 
 const state = {
@@ -33,6 +37,7 @@ const state = {
   fields: [],
   loading: 0, // counts loads of a model, so that a late answer is known as such
   asked: 0, // likewise for predictions
+  answered: false, // whether an answer is shown
   scoring: null, // an AbortController
   scored: null,
 };
@@ -198,10 +203,11 @@ function build() {
   $("model").replaceChildren(...state.models.map((model) => make("option", { value: model }, model)));
   $("model").value = state.name;
   tell($("reload-problem"), info.reload_problem && `A newer version can't be used, so this one stays: ${info.reload_problem}`);
-  const target = info.target ? `“${info.target}”` : "class";
+  const target = info.target ? `“${info.target}”` : isRegression() ? "number" : "class";
+  let needed = info.accepts_missing ? "A field left empty counts as unknown." : "Each field needs a value.";
+  if (!info.accepts_missing && features().some(isCategory)) needed = "Each field needs a value, unless it says “missing”.";
   $("try-intro").textContent =
-    `Describe one case, and the model says which ${target} it most likely is. ` +
-    (info.accepts_missing ? "A field left empty counts as unknown." : "Each field needs a value.");
+    (isRegression() ? `Describe one case, and the model says how large its ${target} is. ` : `Describe one case, and the model says which ${target} it most likely is. `) + needed;
   buildForm();
   resetAnswer();
   resetTable();
@@ -213,6 +219,38 @@ function build() {
 
 const features = () => list(state.info?.features);
 const classes = () => list(state.info?.class_names).map(String);
+const isRegression = () => state.info?.task === "regression";
+const isCategory = (feature) => feature.type === "category";
+const isDate = (feature) => feature.type === "date";
+const levelsOf = (feature) => list(feature.levels).map(String);
+const DAY = 86_400; // seconds
+
+// Seconds since 1970 as a date, with a time where there is one.
+function dateText(seconds) {
+  const moment = new Date(seconds * 1000);
+  if (!isNumber(seconds) || Number.isNaN(moment.getTime())) return "–";
+  const text = moment.toISOString();
+  return seconds % DAY === 0 ? text.slice(0, 10) : text.replace(/(:00)?\.?0*Z$/, "");
+}
+
+const wholeDay = (feature, value) => (isDate(feature) && isNumber(value) ? Math.round(value / DAY) * DAY : value);
+const shown = (feature, value, digits) => (isDate(feature) ? dateText(value) : show(value, digits));
+
+// A date as its input has it, in UTC; empty if there is none.
+function inputDate(text, hasTime) {
+  const seconds = parseDate(text);
+  if (seconds === null) return "";
+  return new Date(seconds * 1000).toISOString().slice(0, hasTime ? 19 : 10);
+}
+
+// Seconds since 1970 of a date in ISO 8601, in UTC where it names no zone; null if it is none.
+function parseDate(text) {
+  const match = DATE.exec(String(text).trim());
+  if (!match) return null;
+  const [, date, time = "00:00", second = ":00", zone = "Z"] = match;
+  const milliseconds = Date.parse(`${date}T${time}${second.replace(",", ".")}${zone.replace(/^([-+]\d{2})(\d{2})$/, "$1:$2")}`);
+  return Number.isNaN(milliseconds) ? null : milliseconds / 1000;
+}
 
 function buildForm() {
   state.fields = features().map(makeField);
@@ -227,18 +265,34 @@ function buildForm() {
   showSample(0);
 }
 
+// What a value is typed into; that of a level is its place, for a level may be an empty text.
+function makeInput(feature, hasTime) {
+  if (feature.type === "bool") {
+    return make("select", {}, ...["", "true", "false"].map((value) => make("option", { value }, value || "unknown")));
+  }
+  if (isCategory(feature)) {
+    return make("select", {}, make("option", { value: "" }, "missing"), ...levelsOf(feature).map((level, place) => make("option", { value: place }, brief(level))));
+  }
+  if (isDate(feature)) return make("input", { type: hasTime ? "datetime-local" : "date", step: hasTime ? "1" : null, max: hasTime ? "9999-12-31T23:59:59" : "9999-12-31", autocomplete: "off" });
+  return make("input", { type: "number", step: "any", autocomplete: "off" });
+}
+
+function hintOf(feature) {
+  const { type, min, max } = feature;
+  if (type === "bool") return "true or false";
+  if (isCategory(feature)) return count(levelsOf(feature).length, "level");
+  const what = type === "int" ? "whole number, " : isDate(feature) ? "date in UTC, " : "";
+  return isNumber(min) && isNumber(max) ? `${what}${shown(feature, min)} to ${shown(feature, max)} in training` : "no value in training";
+}
+
 function makeField(feature, index) {
   const id = `feature-${index}`;
   const isBool = feature.type === "bool";
-  const input = isBool
-    ? make("select", {}, ...["", "true", "false"].map((value) => make("option", { value }, value || "unknown")))
-    : make("input", { type: "number", step: "any", autocomplete: "off" });
+  const dates = [feature.min, feature.max, ...list(state.info.sample).map((row) => parseDate(table(row)[feature.name]))];
+  const hasTime = isDate(feature) && dates.some((seconds) => isNumber(seconds) && seconds % DAY !== 0);
+  const input = makeInput(feature, hasTime);
   fill(input, { id, "aria-describedby": `${id}-hint ${id}-note` }, []);
   const note = make("p", { id: `${id}-note`, class: "note", hidden: true });
-  const { min, max } = feature;
-  const whole = feature.type === "int" ? "whole number, " : "";
-  let hint = isNumber(min) && isNumber(max) ? `${whole}${show(min)} to ${show(max)} in training` : "no value in training";
-  if (isBool) hint = "true or false";
   const strip = isBool ? null : makeStrip(feature, true);
   const element = make(
     "div",
@@ -246,10 +300,10 @@ function makeField(feature, index) {
     make("label", { for: id }, String(feature.name)),
     input,
     strip,
-    make("p", { id: `${id}-hint`, class: "muted" }, hint),
+    make("p", { id: `${id}-hint`, class: "muted" }, hintOf(feature)),
     note,
   );
-  const field = { feature, input, note, strip, element, isBool };
+  const field = { feature, input, note, strip, element, isBool, hasTime };
   input.addEventListener("input", () => {
     check(field);
     changed();
@@ -261,32 +315,40 @@ function makeField(feature, index) {
 }
 
 function setField(field, value) {
-  const { input, isBool } = field;
+  const { feature, input, isBool, hasTime } = field;
   if (value === null || value === undefined) input.value = "";
+  else if (isCategory(feature)) {
+    const place = levelsOf(feature).indexOf(String(value));
+    input.value = place < 0 ? "" : String(place);
+  } else if (isDate(feature)) input.value = inputDate(isNumber(value) ? dateText(value) : value, hasTime);
   else if (isBool) input.value = value === true || value === 1 ? "true" : "false";
   else input.value = typeof value === "boolean" ? String(Number(value)) : String(value);
   check(field);
 }
 
 function readField(field) {
-  const { input, isBool } = field;
+  const { feature, input, isBool } = field;
   if (input.value === "") return null;
+  if (isCategory(feature)) return levelsOf(feature)[Number(input.value)];
+  if (isDate(feature)) return input.value;
   return isBool ? input.value === "true" : Number(input.value);
 }
 
 // What makes a value unusable; empty if nothing does.
 function fault(field) {
-  if (field.input.validity.badInput) return "This is not a number.";
-  if (field.input.value === "" && !state.info.accepts_missing) return "A value is needed.";
+  if (field.input.validity.badInput) return isDate(field.feature) ? "This is not a date." : "This is not a number.";
+  if (field.input.value === "" && !state.info.accepts_missing && !isCategory(field.feature)) return "A value is needed.";
   return "";
 }
 
 // What is unusual about a value; empty if nothing is.
-function oddity({ feature, isBool }, value) {
-  if (value === null || isBool) return "";
+function oddity({ feature, isBool }, given) {
+  if (given === null || isBool || isCategory(feature)) return "";
   const { min, max } = feature;
-  if (isNumber(min) && value < min) return `⚠ Lower than anything in training (${show(min)}): take the answer with care.`;
-  if (isNumber(max) && value > max) return `⚠ Higher than anything in training (${show(max)}): take the answer with care.`;
+  const value = isDate(feature) ? parseDate(given) : given;
+  const [lower, higher] = isDate(feature) ? ["Earlier", "Later"] : ["Lower", "Higher"];
+  if (isNumber(min) && value < min) return `⚠ ${lower} than anything in training (${shown(feature, min)}): take the answer with care.`;
+  if (isNumber(max) && value > max) return `⚠ ${higher} than anything in training (${shown(feature, max)}): take the answer with care.`;
   if (feature.type === "int" && !Number.isInteger(value)) return "⚠ In training there were whole numbers only.";
   return "";
 }
@@ -297,7 +359,8 @@ function check(field) {
   field.note.className = bad ? "problem" : "note";
   if (bad) field.input.setAttribute("aria-invalid", "true");
   tell(field.note, bad ? fault(field) : oddity(field, readField(field)));
-  field.strip?.mark(bad ? null : readField(field));
+  const value = bad ? null : readField(field);
+  field.strip?.mark(isDate(field.feature) && value !== null ? parseDate(value) : value);
 }
 
 function currentRow() {
@@ -308,7 +371,7 @@ function currentRow() {
 function changed() {
   const odd = state.fields.filter((field) => field.note.className === "note" && !field.note.hidden).length;
   $("notes-status").textContent = odd ? `⚠ ${count(odd, "value")} outside of the training data` : "";
-  if ($("bars").childElementCount) {
+  if (state.answered) {
     $("stale").hidden = false;
     $("bars").classList.add("stale");
   }
@@ -347,6 +410,7 @@ $("filter").addEventListener("input", filter);
 
 function resetAnswer() {
   state.asked += 1;
+  state.answered = false;
   $("verdict").replaceChildren(make("p", { class: "muted" }, "Nothing predicted yet."));
   tell($("predict-problem"), "");
   $("stale").hidden = true;
@@ -379,7 +443,9 @@ async function predict() {
   try {
     const answer = await ask(address("predict"), { features: [currentRow()] });
     if (turn !== state.asked) return;
-    showAnswer(String(list(answer.predictions)[0]), table(list(answer.probabilities)[0]));
+    const prediction = list(answer.predictions)[0];
+    if (isRegression()) showNumber(prediction);
+    else showAnswer(String(prediction), table(list(answer.probabilities)[0]));
   } catch (error) {
     if (turn !== state.asked) return;
     if (error.status === 401) fail(error, null, predict);
@@ -398,17 +464,38 @@ function showProblem(text) {
   tell($("predict-problem"), text);
 }
 
-function showAnswer(label, probabilities) {
+function beginAnswer() {
   tell($("predict-problem"), "");
   $("stale").hidden = true;
   $("bars").classList.remove("stale");
+  state.answered = true;
+}
+
+// The number, and where it lies among those of the training.
+function showNumber(number) {
+  beginAnswer();
+  const deciles = list(state.info.target_quantiles);
+  const strip = makeStrip({ quantiles: deciles }, true);
+  strip?.mark(number);
+  let place = "";
+  if (strip) {
+    place = `${show(deciles[0], 4)} to ${show(deciles[10], 4)} in training, half of the rows below ${show(deciles[5], 4)}.`;
+    if (number < deciles[0] || number > deciles[10]) place = `⚠ Outside of the training: ${place}`;
+  }
+  $("verdict").replaceChildren(...[make("p", { class: "verdict" }, show(number)), strip, make("p", { class: "muted" }, place)].filter(Boolean));
+  $("bars").replaceChildren();
+  tell($("bars-rest"), "");
+}
+
+function showAnswer(label, probabilities) {
+  beginAnswer();
   const chances = Object.entries(probabilities)
     .filter(([, chance]) => isNumber(chance))
     .sort(([one, a], [other, b]) => b - a || Number(other === label) - Number(one === label));
   const own = has(probabilities, label) ? probabilities[label] : undefined;
   $("verdict").replaceChildren(
     make("p", { class: "verdict" }, label),
-    make("p", { class: "muted" }, isNumber(own) ? `The model gives this ${percent(own)}.` : ""),
+    make("p", { class: "muted" }, isNumber(own) ? `The model gives this ${percent(own)}.${thresholdText()}` : ""),
   );
   $("bars").replaceChildren(
     ...chances.slice(0, SHOWN_CLASSES).map(([name, chance]) => makeBar(name, percent(chance), chance, name === label)),
@@ -416,6 +503,11 @@ function showAnswer(label, probabilities) {
   const rest = chances.slice(SHOWN_CLASSES);
   const sum = rest.reduce((total, [, chance]) => total + chance, 0);
   tell($("bars-rest"), rest.length ? `${count(rest.length, "further class", "further classes")}, together ${percent(sum)}` : "");
+}
+
+function thresholdText() {
+  const { threshold } = table(state.info);
+  return isNumber(threshold) ? ` “${classes()[1]}” is said from ${percent(threshold)} on.` : "";
 }
 
 // A line of text with a bar below it; the text says all that the bar shows.
@@ -459,6 +551,7 @@ $("copy").addEventListener("click", async () => {
 
 const NUMBER = /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i;
 const COMMA_NUMBER = /^[-+]?(\d+,\d*|,\d+)(e[-+]?\d+)?$/i;
+const DATE = /^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2})(:\d{2}(?:[.,]\d+)?)?)?\s*(Z|[-+]\d{2}:?\d{2})?$/;
 const MISSING = new Set(["", "na", "n/a", "nan", "null", "none"]);
 const TRUTH = { true: true, false: false, 1: true, 0: false };
 
@@ -529,7 +622,7 @@ function findDelimiter(text, names) {
   return best.delimiter;
 }
 
-// Turn a text into rows of numbers in the order of the features.
+// Turn a text into rows of values in the order of the features.
 function readTable(text) {
   const names = new Map(features().map((feature, index) => [String(feature.name), index]));
   text = text.replace(/^\uFEFF/, "");
@@ -567,6 +660,14 @@ function readTable(text) {
     return order.map(({ feature, column }) => {
       const cell = cells[column].trim();
       const wrong = (what) => note(`Row ${index + 1}, column “${brief(feature.name)}”: ${what}.`);
+      if (isCategory(feature)) {
+        const isLevel = levelsOf(feature).includes(cells[column]);
+        return MISSING.has(cell.toLowerCase()) && !isLevel ? null : cells[column];
+      }
+      if (isDate(feature) && !MISSING.has(cell.toLowerCase())) {
+        if (parseDate(cell) === null) wrong(`“${brief(cell)}” is not a date such as 2024-01-31`);
+        return cell;
+      }
       if (NUMBER.test(cell)) {
         const value = Number(cell);
         if (!Number.isFinite(value)) wrong(`${brief(cell)} is too large`);
@@ -664,8 +765,8 @@ async function scoreTable(read, fileName) {
       if (total > size) $("table-status").textContent = `Scoring ${count(total, "row")}: ${percent(start / total)}`;
       const answer = await askPatiently(path, found.values.slice(start, start + size), start, scoring.signal);
       if (!isCurrent()) return;
-      for (const label of answer.predictions) predictions.push(String(label));
-      for (const row of answer.probabilities) probabilities.push(row);
+      for (const prediction of answer.predictions) predictions.push(isRegression() ? prediction : String(prediction));
+      for (const row of list(answer.probabilities)) probabilities.push(row);
     }
     state.scored = { ...found, fileName, predictions, probabilities };
     showTable();
@@ -698,6 +799,11 @@ const chanceOf = (row, label) => (has(row, label) ? row[label] : undefined);
 
 function showTable() {
   const { header, rows, predictions, probabilities } = state.scored;
+  if (isRegression()) {
+    showNumbers();
+    showRows(["Prediction"], (index) => [make("td", { class: "predicted number" }, show(predictions[index]))]);
+    return;
+  }
   const target = header.findIndex((cell) => cell.trim() === state.info.target);
   let status = `${count(rows.length, "row")} scored.`;
   if (target >= 0 && rows.some((cells) => classes().includes(cells[target].trim()))) {
@@ -725,31 +831,55 @@ function showTable() {
     further > 0 ? make("p", { class: "muted small" }, `and ${count(further, "further class", "further classes")}`) : null,
   ]);
 
-  const columns = header.slice(0, SHOWN_COLUMNS);
-  const heads = ["Row", "Prediction", "Probability", ...columns];
-  $("rows").replaceChildren(
-    make(
-      "table",
-      {},
-      make("thead", {}, make("tr", {}, ...heads.map((name, index) => make("th", { scope: "col", class: index === 2 ? "number" : null }, name)))),
-      make(
-        "tbody",
-        {},
-        ...rows
-          .slice(0, SHOWN_ROWS)
-          .map((cells, index) =>
-            make(
-              "tr",
-              {},
-              make("th", { scope: "row" }, String(index + 1)),
-              make("td", { class: "predicted" }, predictions[index]),
-              make("td", { class: "number" }, percent(chanceOf(probabilities[index], predictions[index]))),
-              ...columns.map((_, column) => make("td", {}, cells[column])),
-            ),
-          ),
-      ),
-    ),
+  showRows(["Prediction", "Probability"], (index) => [
+    make("td", { class: "predicted" }, predictions[index]),
+    make("td", { class: "number" }, percent(chanceOf(probabilities[index], predictions[index]))),
+  ]);
+}
+
+// What the numbers of all rows are like, and how far they are from a target that came with them.
+function showNumbers() {
+  const { header, rows, predictions, hasCommas } = state.scored;
+  const target = header.findIndex((cell) => cell.trim() === state.info.target);
+  let status = `${count(rows.length, "row")} scored.`;
+  const misses = rows.flatMap((cells, index) => {
+    const cell = target < 0 ? "" : cells[target].trim();
+    const known = Number(hasCommas ? cell.replace(",", ".") : cell);
+    return cell === "" || !Number.isFinite(known) ? [] : [Math.abs(known - predictions[index])];
+  });
+  if (misses.length) {
+    const mean = misses.reduce((sum, miss) => sum + miss, 0) / misses.length;
+    status += ` The prediction is ${show(mean, 4)} away from column “${brief(header[target])}” on average.`;
+  }
+  $("table-status").textContent = status;
+  const sorted = [...predictions].sort((a, b) => a - b);
+  const facts = [
+    ["Lowest", sorted[0]],
+    ["Median", sorted[Math.floor((sorted.length - 1) / 2)]],
+    ["Highest", sorted.at(-1)],
+  ];
+  $("counts").replaceChildren(
+    make("h3", {}, "Predicted numbers"),
+    make("dl", { class: "facts" }, ...facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, show(value))))),
   );
+}
+
+// Show the first rows with what `cellsOf` makes of the position of each, below `titles`.
+function showRows(titles, cellsOf) {
+  const { header, rows } = state.scored;
+  const columns = header.slice(0, SHOWN_COLUMNS);
+  const isNumeric = (name) => name === "Probability" || (name === "Prediction" && isRegression());
+  const heads = [
+    make("th", { scope: "col" }, "Row"),
+    ...titles.map((name) => make("th", { scope: "col", class: isNumeric(name) ? "number" : null }, name)),
+    ...columns.map((name) => make("th", { scope: "col" }, name)),
+  ];
+  const shownRows = rows
+    .slice(0, SHOWN_ROWS)
+    .map((cells, index) =>
+      make("tr", {}, make("th", { scope: "row" }, String(index + 1)), ...cellsOf(index), ...columns.map((_, column) => make("td", {}, cells[column]))),
+    );
+  $("rows").replaceChildren(make("table", {}, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...shownRows)));
   const left = [];
   if (rows.length > SHOWN_ROWS) left.push(`the first ${SHOWN_ROWS} of ${count(rows.length, "row")}`);
   if (header.length > SHOWN_COLUMNS) left.push(`the first ${SHOWN_COLUMNS} of ${count(header.length, "column")}`);
@@ -780,7 +910,8 @@ function scoredCsv() {
   const names = classes();
   const lines = [[...header, unique("prediction"), ...names.map((name) => unique(`probability_${name}`))]];
   rows.forEach((cells, index) => {
-    lines.push([...cells, predictions[index], ...names.map((name) => number(chanceOf(probabilities[index], name)))]);
+    const prediction = isRegression() ? number(predictions[index]) : predictions[index];
+    lines.push([...cells, prediction, ...names.map((name) => number(chanceOf(probabilities[index], name)))]);
   });
   return lines.map((line) => `${line.map(cell).join(delimiter)}\r\n`).join("");
 }
@@ -810,6 +941,7 @@ function buildCard() {
     ["Data", info.data],
     ["Predicts", info.target],
     ["Classes", classes().length ? brief(classes().join(", "), 200) : null],
+    ["Threshold", isNumber(info.threshold) ? `“${classes()[1]}” from ${percent(info.threshold)} on` : null],
     ["Run", info.run_id, "code"],
     ["Git commit", info.git_commit, "code"],
     ["Computed by", info.backend],
@@ -989,9 +1121,9 @@ function makeFeatures() {
       "tr",
       {},
       make("th", { scope: "row" }, String(feature.name), make("small", {}, feature.type ?? "")),
-      ...[feature.min, feature.mean, feature.max].map((value) => make("td", { class: "number" }, show(value, 5))),
+      ...[feature.min, feature.mean, feature.max].map((value) => make("td", { class: "number" }, shown(feature, wholeDay(feature, value), 5))),
       make("td", { class: "number" }, percent(feature.missing)),
-      make("td", {}, makeStrip(feature, false) ?? "–"),
+      make("td", {}, isCategory(feature) ? levelsText(feature) : (makeStrip(feature, false) ?? "–")),
     ),
   );
   return [
@@ -1013,6 +1145,16 @@ function makeFeatures() {
   ];
 }
 
+// The commonest levels of a category, with the part of the rows that each has.
+function levelsText(feature) {
+  const shares = list(feature.shares);
+  const levels = levelsOf(feature).map((level, place) => ({ level, share: shares[place] }));
+  if (shares.length) levels.sort((a, b) => b.share - a.share);
+  const named = levels.slice(0, SHOWN_LEVELS).map(({ level, share }) => brief(level, 30) + (isNumber(share) ? ` (${percent(share)})` : ""));
+  if (levels.length > SHOWN_LEVELS) named.push(`and ${levels.length - SHOWN_LEVELS} more`);
+  return named.join(", ") || "–";
+}
+
 // How the values of a feature were spread: ten parts with as many rows each, the narrower the
 // higher, and the median as a line. In the form a second line shows the present value.
 function makeStrip(feature, isForm) {
@@ -1030,7 +1172,7 @@ function makeStrip(feature, isForm) {
   const svg = draw(
     "svg",
     { class: "strip", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", ...(isForm ? { "aria-hidden": "true" } : { role: "img" }) },
-    isForm ? null : draw("title", {}, `A tenth of the rows each lies between ${deciles.map((value) => show(value, 4)).join(", ")}`),
+    isForm ? null : draw("title", {}, `A tenth of the rows each lies between ${deciles.map((value) => shown(feature, wholeDay(feature, value), 4)).join(", ")}`),
     draw("line", { class: "base", x1: 0, x2: width, y1: height - 0.5, y2: height - 0.5 }),
     ...parts.map(({ from, size }) => {
       const tall = Math.max(2, Math.sqrt(highest / size) * height);
