@@ -615,7 +615,7 @@ def read_texts(texts: Sequence[str | None], index: int, contract: Contract) -> N
             [_text_to_number(text or "", feature.name, row) for row, text in enumerate(texts)]
         )
     gaps = _MISSING.difference(feature.levels or ())
-    column = [None if text is None or text.strip() in gaps else text for text in texts]
+    column = [None if text in gaps else text for text in texts]
     return contract.read_column(index, column)
 
 
