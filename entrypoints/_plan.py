@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import itertools
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -35,7 +37,13 @@ from ml_project_template.sweeps.space import (
 )
 from ml_project_template.utils.secrets import find_secrets, redact_mapping
 
+if TYPE_CHECKING:
+    from ml_project_template.data.signature import Task
+    from ml_project_template.models.base import BaseModel
+
 __all__ = ["Plan", "make_plan", "plan_problems", "prepare_data"]
+
+log = logging.getLogger(__name__)
 
 # Groups are composed and checked for each of their combinations before anything starts.
 _MOST_BASES = 200
@@ -69,6 +77,7 @@ class Plan:
         name: What the study is called unless the command says so.
         models: The classes that are trained.
         defaults: What each choice of groups brings along, before anything else is set.
+        globs: The groups whose choices were not named, but all taken: ``model=glob(*)``.
     """
 
     options: SweepOptions
@@ -79,8 +88,9 @@ class Plan:
     recipe: Recipe
     design: dict[str, Any]
     name: str
-    models: tuple[type[Any], ...]
+    models: tuple[type[BaseModel], ...]
     defaults: dict[tuple[tuple[str, str], ...], DictConfig]
+    globs: frozenset[str]
 
     @property
     def n_trials(self) -> int:
@@ -134,9 +144,11 @@ def make_plan(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
             )
     groups = tuple(key for key in distributions if _is_group(key, loader))
     bases = _compose(config, loader, space.fixed, distributions, groups)
-    recipe = Recipe(bases, groups, str(config.hydra.sweep.dir))
+    left_out = _unfit(bases, space.globs, _lacks_packages)
+    recipe = Recipe(_kept(bases, left_out), groups, str(config.hydra.sweep.dir))
+    distributions, points = _without(left_out, distributions, points)
     _check(recipe, distributions, options, seeds)
-    first = next(iter(bases.values()))
+    first = next(iter(recipe.bases.values()))
     objectives = tuple(
         Objective(metric_of(objective.metric, first.cv), objective.direction)
         for objective in options.objectives()
@@ -152,6 +164,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
         name=_name(recipe),
         models=_models(recipe),
         defaults=_defaults(config, loader, recipe),
+        globs=space.globs,
     )
 
 
@@ -180,18 +193,121 @@ def prepare_data(plan: Plan) -> Plan:
         plan: What is to be tried.
 
     Returns:
-        The plan, with the digests of the data in its design: other rows are another study.
+        The plan, with the digests of the data in its design: other rows are another study. Of
+        ``model=glob(*)`` it has the models that can learn from these data.
 
     Raises:
+        ConfigError: No model can.
         DataError: The table can't be used as it is.
     """
-    digests = {}
+    digests: dict[str, str] = {}
+    tasks: dict[str, Task] = {}
+
+    def key_of(task: DictConfig) -> str:
+        return json.dumps([plain(task[name]) for name in ("data", "preprocessing", "storage")])
+
     for texts in plan.recipe.bases:
         task = trial_config(_first_trial(plan, texts))
-        key = json.dumps([plain(task[name]) for name in ("data", "preprocessing", "storage")])
+        key = key_of(task)
         if key not in digests:
-            digests[key] = preprocess(task).digest
-    return replace(plan, design={**plan.design, "data": list(digests.values())})
+            prepared = preprocess(task)
+            digests[key], tasks[key] = prepared.digest, prepared.train.task
+    design = {**plan.design, "data": list(digests.values())}
+
+    def refuses_task(base: DictConfig) -> str | None:
+        task = tasks.get(key_of(trial_config(base)))
+        try:
+            if task is not None:
+                _model_of(base).for_task(task)
+        except ConfigError as error:
+            return str(error).removeprefix("model: ")
+        return None
+
+    left_out = _unfit(plan.recipe.bases, plan.globs, refuses_task)
+    recipe = replace(plan.recipe, bases=_kept(plan.recipe.bases, left_out))
+    distributions, points = _without(left_out, plan.distributions, plan.points)
+    return replace(
+        plan,
+        design=design,
+        distributions=distributions,
+        models=_models(recipe),
+        points=points,
+        recipe=recipe,
+    )
+
+
+def _unfit(
+    bases: Mapping[tuple[str, ...], DictConfig],
+    globs: frozenset[str],
+    problem_of: Callable[[DictConfig], str | None],
+) -> dict[str, str]:
+    """Find the choices that ``model=glob(*)`` has taken along and that can't be trained.
+
+    A model that is named is not looked at: who names it wants to know what is wrong with it.
+
+    Args:
+        bases: The configuration of a job for each choice of the groups that are tried.
+        globs: The groups whose choices were not named.
+        problem_of: Says why a job can't be trained; None if it can.
+
+    Returns:
+        Override text to what is wrong with it.
+
+    Raises:
+        ConfigError: No choice is left.
+    """
+    if not globs & {"model"}:
+        return {}
+    problems: dict[str, list[str | None]] = {}
+    for texts, base in bases.items():
+        (model,) = (text for text in texts if text.partition("=")[0] == "model")
+        problems.setdefault(model, []).append(problem_of(base))
+    left_out = {text: found[0] for text, found in problems.items() if found[0] and all(found)}
+    if len(left_out) == len(problems):
+        raise ConfigError("\n".join(f"{text}: {problem}" for text, problem in left_out.items()))
+    for text, problem in left_out.items():
+        log.warning("Sweep: %s is left out: %s", text, problem)
+    return left_out
+
+
+def _lacks_packages(base: DictConfig) -> str | None:
+    missing = [name for name in _model_of(base).packages if not _is_installed(name)]
+    return f"{', '.join(missing)} is not installed" if missing else None
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _kept(
+    bases: Mapping[tuple[str, ...], DictConfig], left_out: Mapping[str, str]
+) -> dict[tuple[str, ...], DictConfig]:
+    return {texts: base for texts, base in bases.items() if not left_out.keys() & set(texts)}
+
+
+def _without(
+    left_out: Mapping[str, str],
+    distributions: Mapping[str, Distribution],
+    points: tuple[dict[str, Any], ...] | None,
+) -> tuple[dict[str, Distribution], tuple[dict[str, Any], ...] | None]:
+    """Take choices out of what is tried."""
+    if not left_out:
+        return dict(distributions), points
+    from optuna.distributions import CategoricalDistribution
+
+    models = [
+        value
+        for value in extremes(distributions["model"])
+        if override_text("model", value) not in left_out
+    ]
+    narrowed = {**distributions, "model": CategoricalDistribution(models)}
+    if points is not None:
+        points = tuple(point for point in points if point["model"] in models)
+    return narrowed, points
 
 
 def _first_trial(plan: Plan, texts: Sequence[str]) -> DictConfig:
@@ -351,12 +467,12 @@ def _defaults(
     }
 
 
-def _models(recipe: Recipe) -> tuple[type[Any], ...]:
+def _models(recipe: Recipe) -> tuple[type[BaseModel], ...]:
+    return tuple(dict.fromkeys(_model_of(base) for base in recipe.bases.values()))
+
+
+def _model_of(base: DictConfig) -> type[BaseModel]:
     from entrypoints._targets import target_class
     from ml_project_template.models.base import BaseModel
 
-    found = [
-        target_class(base.model, BaseModel, where="model")  # type: ignore[type-abstract]
-        for base in recipe.bases.values()
-    ]
-    return tuple(dict.fromkeys(found))
+    return target_class(base.model, BaseModel, where="model")  # type: ignore[type-abstract]

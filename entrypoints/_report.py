@@ -41,6 +41,11 @@ __all__ = ["Progress", "check_targets", "experiment_yaml", "finish", "introduce"
 log = logging.getLogger(__name__)
 
 _LINES = 10
+# What models are compared by besides: a loss says little to who has not seen others.
+_COMPARED_BY = (
+    *("val_accuracy", "cv_accuracy", "val_rmse", "cv_rmse"),
+    *("test_accuracy", "test_rmse", "test_r2", "seconds"),
+)
 # What an experiment of conf/ is not about: how and where it is run.
 _NOT_IN_EXPERIMENT = frozenset(
     {"cv", "experiment_name", "model_path", "run_name", "storage", "sweep", "tracking"}
@@ -369,7 +374,11 @@ def _summary(
     return "\n".join(
         [
             "",
-            results_table(results, width=terminal_width()),
+            results_table(
+                results,
+                width=terminal_width(),
+                beside=_COMPARED_BY if "model" in plan.distributions else (),
+            ),
             *(["", failures] if failures else []),
             "",
             *facts(rows),

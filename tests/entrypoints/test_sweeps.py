@@ -152,6 +152,86 @@ def test_groups_are_compared_below_one_run(in_process: InProcess, workspace: Pat
     assert not (workspace / ".models/iris_gb").exists()
 
 
+CLASSIFIERS = '''
+"""A classifier that has no regressor beside it."""
+
+from ml_project_template.models import LinearClassifier, register
+
+
+@register
+class Bare(LinearClassifier):
+    """Logistic regression."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+@register
+class Lacking(Bare):
+    """Logistic regression."""
+
+    packages = ("numpy", "no-such-package")
+'''
+
+
+def test_of_all_models_those_that_can_learn_from_the_data_are_compared(
+    in_process: InProcess, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workspace / "bare.py").write_text(CLASSIFIERS)
+    (workspace / "own" / "model").mkdir(parents=True)
+    for name in ("Bare", "Lacking"):
+        file = workspace / "own" / "model" / f"own_{name.lower()}.yaml"
+        file.write_text(f"_target_: bare.{name}\n")
+    monkeypatch.syspath_prepend(workspace)
+    monkeypatch.setenv("ML_PROJECT_PACKAGES", "bare")
+    rows = [f"{n % 7},{n % 5},{2.5 * (n % 7) + n / 100}" for n in range(60)]
+    (workspace / "t.csv").write_text("\n".join(["a,b,price", *rows]))
+    command = ("train", "--config-dir", "own", "-m", HERE, "tracking=disabled", "data=csv")
+    data = ("data.path=t.csv", "data.target_column=price")
+    status, out, err = in_process(*command, *data, "model=glob([linear,own_*])")
+    assert status == 0, err
+    told = [line for line in (out + err).splitlines() if "is left out" in line]
+    assert told == [
+        "Sweep: model=own_lacking is left out: no-such-package is not installed",
+        "Sweep: model=own_bare is left out: a bare is for classification, and the target is one "
+        "for regression; there is no model 'bare_regressor'. Choose another model, or set "
+        "data.task=classification.",
+    ]
+    (row,) = _results(workspace)
+    assert (row["model"], row["state"]) == ("linear", "complete")
+    table = out.split("\n\n")[1].splitlines()
+    assert table[0].split() == [
+        *("rank", "trial", "model", "val_loss", "val_rmse", "test_rmse", "test_r2", "seconds")
+    ]
+    # One that is named is not left out: who names it wants to know.
+    status, out, err = in_process(*command, *data, "model=linear,own_bare")
+    assert status == 1
+    assert err.splitlines()[-1].startswith("error: 1 of 2 trials failed")
+    assert "model: a bare is for" in out
+    # And where none is left there is nothing to compare.
+    status, _, err = in_process(*command, *data, "model=glob(own_*)")
+    assert status == 1
+    assert err.splitlines()[-1].startswith("error: model=own_bare: a bare is for classification")
+
+
+def test_models_are_compared_by_accuracy_too(in_process: InProcess) -> None:
+    status, out, err = in_process(
+        *("train", "-m", HERE, "model=linear", "preprocessing=glob(*)", "tracking=disabled")
+    )
+    assert status == 0, err
+    assert "seconds" not in out
+    status, out, err = in_process(
+        *("train", "-m", HERE, "model=linear,gb", "seed=1,2", "tracking=disabled")
+    )
+    assert status == 0, err
+    header, first, second = out.split("\n\n")[1].splitlines()
+    assert header.split() == [
+        *("rank", "trials", "model", "val_loss", "val_accuracy", "test_accuracy", "seconds")
+    ]
+    assert re.fullmatch(r" +1 +0,1 +linear +0\.\d+ ± 0 \(2\)( +\d\.\d+ ± 0){2} +\d+\.\d", first)
+    assert second.split()[:3] == ["2", "2,3", "gb"]
+
+
 def test_a_model_path_is_where_the_best_goes_and_null_keeps_no_model(
     in_process: InProcess, workspace: Path
 ) -> None:

@@ -82,6 +82,26 @@ def test_the_table_has_a_row_for_each_configuration_with_seeds() -> None:
     ]
 
 
+def test_other_metrics_stand_beside_the_one_that_was_chosen_by() -> None:
+    trials = [
+        Trial(
+            number,
+            "complete",
+            {"model": "gb" if number < 2 else "mlp", "seed": number},
+            (0.5 - number / 10,),
+            {"val_loss": 9.0, "accuracy": 0.5 + number / 10} | ({"r2": 0.5} if number == 2 else {}),
+            seconds=number + 1.0,
+        )
+        for number in range(3)
+    ]
+    beside = ("val_loss", "accuracy", "r2", "absent", "seconds")
+    assert results_table(sweep(trials), beside=beside).splitlines() == [
+        "rank  trials  model           val_loss       accuracy       r2  seconds",
+        "   1       2    mlp            0.30000        0.70000  0.50000      3.0",
+        "   2     0,1     gb  0.450 ± 0.071 (2)  0.550 ± 0.071               1.5",
+    ]
+
+
 def _within() -> SweepResults:
     """Trials that are a mean over folds each, but for one that says nothing of them."""
     stds = [{"val_loss_std": 0.0123}, {"val_loss_std": 0.5, "val_f1_std": 0.1}, {"val_f1": 0.5}]

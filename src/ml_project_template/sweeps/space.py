@@ -45,10 +45,12 @@ class Space:
     Attributes:
         distributions: Override key to what it may be.
         fixed: The other overrides, as they were given.
+        globs: The keys of ``model=glob(*)``, that name no value but take all there are.
     """
 
     distributions: dict[str, Distribution]
     fixed: tuple[str, ...]
+    globs: frozenset[str] = frozenset()
 
 
 def parse_space(
@@ -73,11 +75,13 @@ def parse_space(
         ConfigError: Values that can't be tried.
     """
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import ValueType
     from hydra.errors import HydraException
 
     parser = OverridesParser.create(config_loader=config_loader)
     distributions: dict[str, Distribution] = {}
     fixed: list[str] = []
+    globs: set[str] = set()
     for key, values in _flat(search_space):
         if isinstance(values, list):
             distributions[key] = _choice(key, [_value_text(value) for value in values])
@@ -101,10 +105,12 @@ def parse_space(
             del distributions[known]
         if override.is_sweep_override():
             distributions[key] = _distribution(override)
+            if override.value_type is ValueType.GLOB_CHOICE_SWEEP:
+                globs.add(key)
         else:
             assert override.input_line is not None
             fixed.append(override.input_line)
-    return Space(distributions, tuple(fixed))
+    return Space(distributions, tuple(fixed), frozenset(globs))
 
 
 def combinations(distributions: Mapping[str, Distribution]) -> list[dict[str, Any]]:

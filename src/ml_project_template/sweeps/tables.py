@@ -73,7 +73,13 @@ def format_score(mean: float, std: float | None = None, count: int = 1) -> str:
     return f"{mean:.{max(decimals, 0)}f} ± {std:.{max(decimals, 0)}f}{of}"
 
 
-def results_table(results: SweepResults, *, limit: int = 10, width: int | None = None) -> str:
+def results_table(
+    results: SweepResults,
+    *,
+    limit: int = 10,
+    width: int | None = None,
+    beside: Sequence[str] = (),
+) -> str:
     """Put the best trials in a table for a terminal.
 
     Args:
@@ -81,6 +87,7 @@ def results_table(results: SweepResults, *, limit: int = 10, width: int | None =
         limit: The most rows.
         width: The columns of the terminal; None if lines may be as long as they get. Values are
             cut, and then parameters left out, until the lines fit.
+        beside: Other metrics to show, and ``seconds``; those that no trial has are left out.
 
     Returns:
         Lines of text, without a last line break: a row for each complete trial, or for each
@@ -90,6 +97,11 @@ def results_table(results: SweepResults, *, limit: int = 10, width: int | None =
         return "\n".join(["No trial has finished.", *_others(results, 0)])
     header, rows = _ranking(results, limit)
     first, last = 2, len(header) - len(results.objectives)
+    for name in beside:
+        cells = [_beside(each, name) for each in results.configurations()[:limit]]
+        if name not in header and any(cells):
+            header.append(name)
+            rows = [[*row, cell] for row, cell in zip(rows, cells, strict=True)]
     longest, hidden = _LONGEST_VALUE, 0
     while True:
         shown = [
@@ -305,6 +317,19 @@ def _cell(trial: Trial, name: str) -> str:
 def _score(configuration: Configuration, place: int, metric: str) -> str:
     spread = configuration.spread(place, metric)
     return format_score(configuration.mean[place], spread, len(configuration.trials))
+
+
+def _beside(configuration: Configuration, name: str) -> str:
+    """Write a metric that was not chosen by; the mean over the trials, nothing if one lacks it."""
+    trials = configuration.trials
+    if name == "seconds":
+        seconds = [trial.seconds for trial in trials if trial.seconds is not None]
+        return f"{statistics.fmean(seconds):.1f}" if seconds else ""
+    if not all(name in trial.metrics for trial in trials):
+        return ""
+    values = [trial.metrics[name] for trial in trials]
+    std = statistics.stdev(values) if len(values) > 1 else trials[0].metrics.get(f"{name}_std")
+    return format_score(statistics.fmean(values), std)
 
 
 def _unranked(results: SweepResults) -> list[str]:
