@@ -50,7 +50,8 @@ imports: setup ## who may import whom
 
 check: lint types imports coverage ## all that CI runs
 
-bench: setup ## how long things take, beside the ways there are without this project
+bench: setup ## how well models predict and how long things take, beside the ways without this project
+	$(RUN) python -m benchmarks.quality
 	$(RUN) python -m benchmarks.sweeps
 	$(RUN) python -m benchmarks.serving
 
