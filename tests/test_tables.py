@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from entrypoints.preprocess import preprocess, raw_table
 from ml_project_template.errors import DataError
 from ml_project_template.inference import Inference
 from ml_project_template.models import ModelRegistry
-from ml_project_template.predictor import Predictor
+from ml_project_template.predictor import Predictor, score_file
 from ml_project_template.tracking import DisabledTracker
 from tests.tables import TABLES
 
@@ -109,6 +110,17 @@ def test_a_model_of_any_table_is_trained_judged_kept_and_asked(
     if prediction.values is not None:
         expected = prediction.values[:, None]
     np.testing.assert_allclose(answers, expected, rtol=1e-5, atol=1e-6)
+
+    scored = Path(cfg.model_path).with_suffix(".csv")
+    everything = raw.split("all")
+    assert score_file(predictor, cfg.data.path, str(scored)) == len(everything)
+    with scored.open(newline="", encoding="utf-8") as file:
+        written = [row["prediction"] for row in csv.DictReader(file)]
+    told = predictor.predict(everything.features).predictions
+    if prediction.values is None:
+        assert written == told
+    else:
+        assert [float(text) for text in written] == pytest.approx(told)
 
 
 @pytest.mark.parametrize("table", [name for name, table in TABLES.items() if table.refusal])
