@@ -144,7 +144,7 @@ def make_plan(config: DictConfig, loader: ConfigLoader, arguments: Sequence[str]
             )
     groups = tuple(key for key in distributions if _is_group(key, loader))
     bases = _compose(config, loader, space.fixed, distributions, groups)
-    left_out = _unfit(bases, space.globs, _lacks_packages)
+    left_out = _unfit(bases, space.globs, lambda texts: _lacks_packages(bases[texts]))
     recipe = Recipe(_kept(bases, left_out), groups, str(config.hydra.sweep.dir))
     distributions, points = _without(left_out, distributions, points)
     _check(recipe, distributions, options, seeds)
@@ -200,25 +200,19 @@ def prepare_data(plan: Plan) -> Plan:
         ConfigError: No model can.
         DataError: The table can't be used as it is.
     """
-    digests: dict[str, str] = {}
-    tasks: dict[str, Task] = {}
-
-    def key_of(task: DictConfig) -> str:
-        return json.dumps([plain(task[name]) for name in ("data", "preprocessing", "storage")])
-
+    found: dict[str, tuple[str, Task]] = {}
+    tasks: dict[tuple[str, ...], Task] = {}
     for texts in plan.recipe.bases:
         task = trial_config(_first_trial(plan, texts))
-        key = key_of(task)
-        if key not in digests:
+        key = json.dumps([plain(task[name]) for name in ("data", "preprocessing", "storage")])
+        if key not in found:
             prepared = preprocess(task)
-            digests[key], tasks[key] = prepared.digest, prepared.train.task
-    design = {**plan.design, "data": list(digests.values())}
+            found[key] = (prepared.digest, prepared.train.task)
+        tasks[texts] = found[key][1]
 
-    def refuses_task(base: DictConfig) -> str | None:
-        task = tasks.get(key_of(trial_config(base)))
+    def refuses_task(texts: tuple[str, ...]) -> str | None:
         try:
-            if task is not None:
-                _model_of(base).for_task(task)
+            _model_of(plan.recipe.bases[texts]).for_task(tasks[texts])
         except ConfigError as error:
             return str(error).removeprefix("model: ")
         return None
@@ -226,6 +220,10 @@ def prepare_data(plan: Plan) -> Plan:
     left_out = _unfit(plan.recipe.bases, plan.globs, refuses_task)
     recipe = replace(plan.recipe, bases=_kept(plan.recipe.bases, left_out))
     distributions, points = _without(left_out, plan.distributions, plan.points)
+    design = {**plan.design, "data": [digest for digest, _ in found.values()]}
+    if left_out:
+        space = {**design["sweep"]["search_space"], **describe({"model": distributions["model"]})}
+        design["sweep"] = {**design["sweep"], "search_space": space}
     return replace(
         plan,
         design=design,
@@ -239,7 +237,7 @@ def prepare_data(plan: Plan) -> Plan:
 def _unfit(
     bases: Mapping[tuple[str, ...], DictConfig],
     globs: frozenset[str],
-    problem_of: Callable[[DictConfig], str | None],
+    problem_of: Callable[[tuple[str, ...]], str | None],
 ) -> dict[str, str]:
     """Find the choices that ``model=glob(*)`` has taken along and that can't be trained.
 
@@ -248,7 +246,7 @@ def _unfit(
     Args:
         bases: The configuration of a job for each choice of the groups that are tried.
         globs: The groups whose choices were not named.
-        problem_of: Says why a job can't be trained; None if it can.
+        problem_of: Says why a model can't be trained with these choices; None if it can.
 
     Returns:
         Override text to what is wrong with it.
@@ -256,12 +254,12 @@ def _unfit(
     Raises:
         ConfigError: No choice is left.
     """
-    if not globs & {"model"}:
+    if "model" not in globs:
         return {}
     problems: dict[str, list[str | None]] = {}
-    for texts, base in bases.items():
+    for texts in bases:
         (model,) = (text for text in texts if text.partition("=")[0] == "model")
-        problems.setdefault(model, []).append(problem_of(base))
+        problems.setdefault(model, []).append(problem_of(texts))
     left_out = {text: found[0] for text, found in problems.items() if found[0] and all(found)}
     if len(left_out) == len(problems):
         raise ConfigError("\n".join(f"{text}: {problem}" for text, problem in left_out.items()))

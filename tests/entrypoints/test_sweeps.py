@@ -207,7 +207,7 @@ def test_of_all_models_those_that_can_learn_from_the_data_are_compared(
     status, out, err = in_process(*command, *data, "model=linear,own_bare")
     assert status == 1
     assert err.splitlines()[-1].startswith("error: 1 of 2 trials failed")
-    assert "model: a bare is for" in out
+    assert "ConfigError: model: a bare is for" in out
     # And where none is left there is nothing to compare.
     status, _, err = in_process(*command, *data, "model=glob(own_*)")
     assert status == 1
