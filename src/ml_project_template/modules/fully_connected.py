@@ -11,7 +11,7 @@ from torch import nn
 
 from ml_project_template.errors import ConfigError, unknown
 
-__all__ = ["Activation", "FullyConnected", "Normalization"]
+__all__ = ["Activation", "FullyConnected", "Normalization", "activation_class"]
 
 Activation = Literal["elu", "gelu", "leaky_relu", "relu", "silu", "tanh"]
 Normalization = Literal["batch", "layer"]
@@ -30,6 +30,20 @@ _NORMALIZATIONS: dict[str, type[nn.BatchNorm1d] | type[nn.LayerNorm]] = {
 }
 
 
+def activation_class(name: Activation) -> type[nn.Module]:
+    """Find an activation.
+
+    Args:
+        name: ``elu``, ``gelu``, ``leaky_relu``, ``relu``, ``silu`` or ``tanh``.
+
+    Raises:
+        ConfigError: An unknown name.
+    """
+    if name not in _ACTIVATIONS:
+        raise ConfigError(unknown("model.activation", name, get_args(Activation)))
+    return _ACTIVATIONS[name]
+
+
 class FullyConnected(nn.Module):
     """Hidden layers of linear, normalisation, activation and dropout; a plain linear at the end.
 
@@ -38,6 +52,7 @@ class FullyConnected(nn.Module):
         activation: After each hidden layer.
         normalization: ``batch`` (Ioffe and Szegedy, 2015), ``layer`` (Ba et al., 2016) or None.
         dropout: The part of the hidden values set to zero while training, in [0, 1).
+        encoder: What features pass first; its output has the width of the input.
 
     Raises:
         ConfigError: Fewer than two widths, one that isn't positive, an unknown name, or a dropout
@@ -50,6 +65,7 @@ class FullyConnected(nn.Module):
         activation: Activation = "relu",
         normalization: Normalization | None = None,
         dropout: float = 0.0,
+        encoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if len(layer_dims) < 2 or any(width < 1 for width in layer_dims):
@@ -57,20 +73,20 @@ class FullyConnected(nn.Module):
                 "model.layer_dims needs an input and an output width, each positive; "
                 f"got {list(layer_dims)}."
             )
-        if activation not in _ACTIVATIONS:
-            raise ConfigError(unknown("model.activation", activation, get_args(Activation)))
+        make_activation = activation_class(activation)
         if normalization is not None and normalization not in _NORMALIZATIONS:
             raise ConfigError(
                 unknown("model.normalization", normalization, [*_NORMALIZATIONS, "null"])
             )
         if not 0 <= dropout < 1:
             raise ConfigError(f"model.dropout must be in [0, 1), got {dropout}.")
+        self.encoder = encoder
         layers: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(layer_dims[:-1]):
             layers.append(nn.Linear(inputs, outputs))
             if normalization is not None:
                 layers.append(_NORMALIZATIONS[normalization](outputs))
-            layers.append(_ACTIVATIONS[activation]())
+            layers.append(make_activation())
             if dropout:
                 layers.append(nn.Dropout(dropout))
         layers.append(nn.Linear(layer_dims[-2], layer_dims[-1]))
@@ -80,10 +96,10 @@ class FullyConnected(nn.Module):
         """Map features to outputs.
 
         Args:
-            X: Input tensor of shape ``(n_samples, layer_dims[0])``.
+            X: Input tensor of shape ``(n_samples, layer_dims[0])``, or what the encoder takes.
 
         Returns:
             Output tensor of shape ``(n_samples, layer_dims[-1])``.
         """
-        outputs: torch.Tensor = self.layers(X)
+        outputs: torch.Tensor = self.layers(X if self.encoder is None else self.encoder(X))
         return outputs

@@ -135,18 +135,20 @@ def fit(
 
 
 def forward_in_chunks(
-    module: torch.nn.Module, X: torch.Tensor, *, chunk_rows: int = _CHUNK_ROWS
+    module: torch.nn.Module, X: torch.Tensor, *, chunk_rows: int | None = None
 ) -> torch.Tensor:
     """Run a module in evaluation mode, without gradients, with bounded memory.
 
     Args:
         module: The module; its mode is put back after.
         X: Features of shape ``(n_samples, ...)``, on the module's device.
-        chunk_rows: Rows that pass at once.
+        chunk_rows: Rows that pass at once; None takes what the module says of itself, if it does.
 
     Returns:
         Outputs of shape ``(n_samples, ...)``.
     """
+    if chunk_rows is None:
+        chunk_rows = int(getattr(module, "chunk_rows", _CHUNK_ROWS))
     training = module.training
     module.eval()
     try:
