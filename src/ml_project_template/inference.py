@@ -216,8 +216,10 @@ def _graph_engine(
         return None
     if expected.shape != together.shape:
         raise ArtifactError(f"{artifacts.INFERENCE}: '{artifacts.PROBE}' has another shape.")
-    # Probabilities are of size 1; numbers are of any.
-    size = np.maximum(np.abs(expected), 1.0)
+    # Probabilities are of size 1; a number is as exact as the largest allows.
+    size = 1.0
+    if parts.signature.task == "regression":
+        size = float(np.abs(expected).max()) or 1.0
     worst = max(float((np.abs(answers - expected) / size).max()) for answers in (together, single))
     if not worst <= _TOLERANCE:
         _log.warning(
