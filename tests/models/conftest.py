@@ -95,7 +95,7 @@ def mixed() -> Callable[[Task], tuple[TabularDataset, TabularDataset]]:
             {
                 "size": np.where(rng.random(n_rows) < 0.05, np.nan, size),
                 "rooms": rng.integers(1, 6, n_rows),
-                "city": np.where(rng.random(n_rows) < 0.05, None, cities[city]),
+                "city": pd.Series(cities[city]).mask(rng.random(n_rows) < 0.05),
                 "garden": garden,
                 "built": pd.Timestamp("1970-01-01") + pd.to_timedelta(built, unit="D"),
             }

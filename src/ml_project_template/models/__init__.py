@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from ml_project_template.models.linear_classifier import LinearClassifier
     from ml_project_template.models.linear_regressor import LinearRegressor
     from ml_project_template.models.mlp_classifier import MLPClassifier
+    from ml_project_template.models.mlp_regressor import MLPRegressor
     from ml_project_template.models.registry import ModelRegistry, register
+    from ml_project_template.models.tabm_classifier import TabMClassifier
+    from ml_project_template.models.tabm_regressor import TabMRegressor
 
 __all__ = [
     "BaseModel",
@@ -22,7 +25,10 @@ __all__ = [
     "LinearClassifier",
     "LinearRegressor",
     "MLPClassifier",
+    "MLPRegressor",
     "ModelRegistry",
+    "TabMClassifier",
+    "TabMRegressor",
     "TrainingReport",
     "register",
 ]
@@ -33,7 +39,10 @@ _MODULES = {
     "LinearClassifier": "linear_classifier",
     "LinearRegressor": "linear_regressor",
     "MLPClassifier": "mlp_classifier",
+    "MLPRegressor": "mlp_regressor",
     "ModelRegistry": "registry",
+    "TabMClassifier": "tabm_classifier",
+    "TabMRegressor": "tabm_regressor",
     "TrainingReport": "base",
     "register": "registry",
 }

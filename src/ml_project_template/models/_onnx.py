@@ -8,6 +8,7 @@ before a graph is made of it.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,14 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_project_template.errors import ArtifactError
+from ml_project_template.models._encoding import Encoding
 
 __all__ = [
     "PREPARED",
     "SCORES",
+    "TARGET_MEAN",
+    "TARGET_SCALE",
     "ScoreGraph",
     "check_trees",
     "flatten_trees",
     "network_graph",
+    "read_target",
+    "tabm_graph",
     "tree_graph",
 ]
 
@@ -33,10 +39,14 @@ PREPARED = "prepared"
 SCORES = "scores"
 """The graph's output: raw scores of shape ``(n_rows, n_classes)``, float64."""
 
+TARGET_MEAN, TARGET_SCALE = "target.mean", "target.scale"
+"""The tensors that bring a network's number into the units of its target."""
+
 _TREES = ("feature", "threshold", "left", "right", "missing_left", "root", "leaf_value")
 _EPSILON = 1e-5  # of PyTorch's BatchNorm1d and LayerNorm
 _DEEPEST = 1_000  # levels of a tree; ONNX Runtime, which goes down by recursion, took 10,000
 _LARGEST = np.finfo(np.float64).max
+_LARGEST_FLOAT32 = np.finfo(np.float32).max
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +69,8 @@ def network_graph(
     *,
     dropout: bool,
     tensors: Mapping[str, NDArray[Any]],
+    encoding: Encoding | None = None,
+    regression: bool = False,
 ) -> ScoreGraph:
     """Write `FullyConnected` out as a graph.
 
@@ -68,56 +80,281 @@ def network_graph(
         normalization: ``batch``, ``layer`` or None.
         dropout: Whether there is a dropout layer, which has no part here but its place.
         tensors: The state of the network, by the names that PyTorch gives.
+        encoding: What stands before; None leaves the features as they are.
+        regression: Whether it gives a standardised number.
 
     Raises:
         ArtifactError: A tensor is missing or of another shape.
     """
-    from onnx import helper
-
-    constants: dict[str, NDArray[Any]] = {}
-    nodes: list[Any] = []
-
-    def constant(name: str, shape: tuple[int, ...]) -> str:
-        found = tensors.get(name)
-        if found is None or found.shape != shape or found.dtype != np.float32:
-            raise ArtifactError(f"weights.safetensors: '{name}' must be float32{list(shape)}.")
-        constants[name] = found
-        return name
-
-    def add(operator: str, inputs: list[str], **attributes: Any) -> str:
-        output = f"value_{len(nodes)}"
-        nodes.append(helper.make_node(operator, inputs, [output], **attributes))
-        return output
-
-    value, place = PREPARED, 0
+    graph = _Network(tensors)
+    value, place = graph.encode(encoding), 0
     for position, (inputs, outputs) in enumerate(itertools.pairwise(layer_dims)):
-        layer = f"layers.{place}"
-        weight = constant(f"{layer}.weight", (outputs, inputs))
-        value = add("Gemm", [value, weight, constant(f"{layer}.bias", (outputs,))], transB=1)
+        value = graph.linear(value, f"layers.{place}", inputs, outputs)
         place += 1
         if position == len(layer_dims) - 2:
             break
         if normalization is not None:
             layer = f"layers.{place}"
-            learned = [constant(f"{layer}.{part}", (outputs,)) for part in ("weight", "bias")]
+            learned = [graph.tensor(f"{layer}.{part}", (outputs,)) for part in ("weight", "bias")]
             if normalization == "batch":
                 parts = ("running_mean", "running_var")
-                learned += [constant(f"{layer}.{part}", (outputs,)) for part in parts]
-                value = add("BatchNormalization", [value, *learned], epsilon=_EPSILON)
+                learned += [graph.tensor(f"{layer}.{part}", (outputs,)) for part in parts]
+                value = graph.add("BatchNormalization", [value, *learned], epsilon=_EPSILON)
             else:
-                value = add("LayerNormalization", [value, *learned], epsilon=_EPSILON, axis=-1)
+                value = graph.add(
+                    "LayerNormalization", [value, *learned], epsilon=_EPSILON, axis=-1
+                )
             place += 1
-        if activation == "silu":
-            value = add("Mul", [value, add("Sigmoid", [value])])
-        elif activation == "leaky_relu":
-            value = add("LeakyRelu", [value], alpha=0.01)
-        else:
-            value = add(
-                {"elu": "Elu", "gelu": "Gelu", "relu": "Relu", "tanh": "Tanh"}[activation], [value]
-            )
+        value = graph.activate(value, activation)
         place += 2 if dropout else 1
-    nodes.append(helper.make_node("Cast", [value], [SCORES], to=_double()))
-    return ScoreGraph(nodes, constants)
+    return graph.finish(value, regression=regression)
+
+
+def tabm_graph(
+    layer_dims: Sequence[int],
+    activation: str,
+    *,
+    dropout: bool,
+    members: int,
+    variant: str,
+    tensors: Mapping[str, NDArray[Any]],
+    encoding: Encoding,
+    regression: bool,
+) -> ScoreGraph:
+    """Write `TabM` out as a graph.
+
+    Args:
+        layer_dims: Widths of the input, of each hidden layer and of the output.
+        activation: After each hidden layer.
+        dropout: Whether there is a dropout layer, which has no part here but its place.
+        members: How many members there are.
+        variant: ``tabm`` or ``tabm-mini``.
+        tensors: The state of the network, by the names that PyTorch gives.
+        encoding: What stands before.
+        regression: Whether it gives a standardised number.
+
+    Raises:
+        ArtifactError: A tensor is missing or of another shape.
+    """
+    graph = _Network(tensors)
+    # Of shape (n_rows, 1, n_inputs): what is multiplied with a scale of each member spreads.
+    value = graph.add("Unsqueeze", [graph.encode(encoding), graph.constant("one", [1])])
+    if variant == "tabm-mini":
+        scale = graph.tensor("input_scale", (members, layer_dims[0]))
+        value = graph.add("Mul", [value, scale])
+    place = 0
+    for inputs, outputs in itertools.pairwise(layer_dims[:-1]):
+        value = (
+            graph.ensemble_linear(value, f"layers.{place}", inputs, outputs, members)
+            if variant == "tabm"
+            else graph.shared_linear(value, f"layers.{place}", inputs, outputs)
+        )
+        value = graph.activate(value, activation)
+        place += 3 if dropout else 2
+    inputs, outputs = layer_dims[-2:]
+    value = graph.add("Transpose", [value], perm=[1, 0, 2])
+    value = graph.add("MatMul", [value, graph.tensor("head", (members, inputs, outputs))])
+    bias = graph.tensor("head_bias", (members, outputs))
+    value = graph.add("Add", [value, graph.constant("head_bias_rows", tensors[bias][:, None])])
+    # Of shape (members, n_rows, n_outputs).
+    axis = graph.constant("zero", [0])
+    if regression:
+        value = graph.add("ReduceMean", [value, axis], keepdims=0)
+    else:
+        chances = graph.add("LogSoftmax", [value], axis=-1)
+        total = graph.add("ReduceLogSumExp", [chances, axis], keepdims=0)
+        count = graph.constant("log_members", np.float32(math.log(members)))
+        value = graph.add("Sub", [total, count])
+    return graph.finish(value, regression=regression)
+
+
+def read_target(tensors: Mapping[str, NDArray[Any]]) -> tuple[float, float]:
+    """Read what a regression's target was standardised with.
+
+    Args:
+        tensors: Those of ``weights.safetensors``.
+
+    Returns:
+        Mean and standard deviation.
+
+    Raises:
+        ArtifactError: They are missing, or no such numbers.
+    """
+    found = []
+    for name in (TARGET_MEAN, TARGET_SCALE):
+        array = tensors.get(name)
+        if array is None or array.dtype != np.float64 or array.shape != (1,):
+            raise ArtifactError(f"weights.safetensors: '{name}' must be float64[1].")
+        found.append(float(array[0]))
+    mean, scale = found
+    if scale <= 0:
+        raise ArtifactError(f"weights.safetensors: '{TARGET_SCALE}' must be positive, got {scale}.")
+    return mean, scale
+
+
+class _Network:
+    """The graph of a network while it is written.
+
+    Args:
+        tensors: The state of the network, by the names that PyTorch gives.
+    """
+
+    def __init__(self, tensors: Mapping[str, NDArray[Any]]) -> None:
+        self._tensors = tensors
+        self._nodes: list[Any] = []
+        self._constants: dict[str, NDArray[Any]] = {}
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> str:
+        """Make a constant of a learned tensor, if it is one of that shape."""
+        found = self._tensors.get(name)
+        if found is None or found.shape != shape or found.dtype != np.float32:
+            raise ArtifactError(f"weights.safetensors: '{name}' must be float32{list(shape)}.")
+        self._constants[name] = found
+        return name
+
+    def constant(self, name: str, value: Any) -> str:
+        """Make a constant of an array."""
+        self._constants[name] = np.asarray(value)
+        return name
+
+    def add(self, operator: str, inputs: list[str], **attributes: Any) -> str:
+        """Add a node; returns the name of its output."""
+        from onnx import helper
+
+        output = f"value_{len(self._nodes)}"
+        self._nodes.append(helper.make_node(operator, inputs, [output], **attributes))
+        return output
+
+    def finish(self, value: str, *, regression: bool) -> ScoreGraph:
+        """Lead to the scores, of a regression in the units of its target."""
+        from onnx import helper
+
+        if regression:
+            mean, scale = read_target(self._tensors)
+            value = self.add("Cast", [value], to=_double())
+            value = self.add("Mul", [value, self.constant(TARGET_SCALE, np.float64(scale))])
+            value = self.add("Add", [value, self.constant(TARGET_MEAN, np.float64(mean))])
+        self._nodes.append(helper.make_node("Cast", [value], [SCORES], to=_double()))
+        return ScoreGraph(self._nodes, self._constants)
+
+    def linear(self, value: str, layer: str, inputs: int, outputs: int) -> str:
+        """Write ``Linear`` for rows."""
+        weight = self.tensor(f"{layer}.weight", (outputs, inputs))
+        return self.add("Gemm", [value, weight, self.tensor(f"{layer}.bias", (outputs,))], transB=1)
+
+    def shared_linear(self, value: str, layer: str, inputs: int, outputs: int) -> str:
+        """Write ``Linear`` for the members of each row."""
+        weight = self.tensor(f"{layer}.weight", (outputs, inputs))
+        turned = self.constant(weight, self._constants[weight].T.copy())
+        return self.add(
+            "Add", [self.add("MatMul", [value, turned]), self.tensor(f"{layer}.bias", (outputs,))]
+        )
+
+    def ensemble_linear(
+        self, value: str, layer: str, inputs: int, outputs: int, members: int
+    ) -> str:
+        """Write `EnsembleLinear`."""
+        weight = self.tensor(f"{layer}.weight", (outputs, inputs))
+        turned = self.constant(weight, self._constants[weight].T.copy())
+        value = self.add("Mul", [value, self.tensor(f"{layer}.input_scale", (members, inputs))])
+        value = self.add("MatMul", [value, turned])
+        value = self.add("Mul", [value, self.tensor(f"{layer}.output_scale", (members, outputs))])
+        return self.add("Add", [value, self.tensor(f"{layer}.bias", (members, outputs))])
+
+    def activate(self, value: str, activation: str) -> str:
+        """Write an activation."""
+        if activation == "silu":
+            return self.add("Mul", [value, self.add("Sigmoid", [value])])
+        if activation == "leaky_relu":
+            return self.add("LeakyRelu", [value], alpha=0.01)
+        operators = {"elu": "Elu", "gelu": "Gelu", "relu": "Relu", "tanh": "Tanh"}
+        return self.add(operators[activation], [value])
+
+    def encode(self, encoding: Encoding | None) -> str:
+        """Write `FeatureEncoder`."""
+        if encoding is None or encoding.is_plain:
+            return PREPARED
+        parts = []
+        if encoding.numbers:
+            columns = self.constant("numbers", np.array(encoding.numbers, dtype=np.int64))
+            numbers = self.add("Gather", [PREPARED, columns], axis=1)
+            if encoding.numeric_embedding == "periodic":
+                numbers = self._periodic(numbers, encoding)
+            elif encoding.numeric_embedding == "piecewise_linear":
+                numbers = self._piecewise_linear(numbers, encoding)
+            parts.append(numbers)
+        parts += [
+            self._category(place, column, levels, encoding.embedding_width(levels))
+            for place, (column, levels) in enumerate(encoding.categories)
+        ]
+        return self.add("Concat", parts, axis=1)
+
+    def _category(self, place: int, column: int, levels: int, width: int | None) -> str:
+        """Write `CategoryEmbedding`."""
+        name = f"encoder.categories.{place}"
+        length = levels if width is None else width
+        offset = self._tensors[self.tensor(f"{name}.offset", (length,))]
+        shares = self._tensors[self.tensor(f"{name}.shares", (levels,))]
+        weight = np.eye(levels, dtype=np.float32)
+        if width is not None:
+            weight = self._tensors[self.tensor(f"{name}.weight", (levels, width))]
+        table = np.concatenate([weight, (shares @ weight + offset)[None]])
+        for part in ("offset", "shares", "weight"):
+            self._constants.pop(f"{name}.{part}", None)
+        codes = self.add(
+            "Gather", [PREPARED, self.constant(f"{name}.column", np.int64(column))], axis=1
+        )
+        end = self.constant(f"{name}.levels", np.float32(levels))
+        # Neither holds of what is missing, which is NaN.
+        known = self.add(
+            "And",
+            [
+                self.add("GreaterOrEqual", [codes, self.constant("first", np.float32(0))]),
+                self.add("Less", [codes, end]),
+            ],
+        )
+        rows = self.add("Cast", [self.add("Where", [known, codes, end])], to=_int64())
+        return self.add("Gather", [self.constant(f"{name}.table", table), rows], axis=0)
+
+    def _periodic(self, numbers: str, encoding: Encoding) -> str:
+        """Write `PeriodicEmbedding`."""
+        name, count = "encoder.numbers", len(encoding.numbers)
+        frequencies, width = encoding.frequencies, encoding.frequency_width
+        learned = self.tensor(f"{name}.frequencies", (count, frequencies))
+        angular = self.constant(learned, np.float32(2 * math.pi) * self._tensors[learned])
+        weight = self.tensor(f"{name}.weight", (count, 2 * frequencies, width))
+        bias = self.tensor(f"{name}.bias", (count, width))
+        spread = self.add("Unsqueeze", [numbers, self.constant("two", [2])])
+        angles = self.add("Mul", [spread, angular])
+        waves = self.add("Concat", [self.add("Cos", [angles]), self.add("Sin", [angles])], axis=2)
+        turned = self.add("Transpose", [waves], perm=[1, 0, 2])
+        linear = self.add("Transpose", [self.add("MatMul", [turned, weight])], perm=[1, 0, 2])
+        values = self.add("Relu", [self.add("Add", [linear, bias])])
+        return self.add("Flatten", [values], axis=1)
+
+    def _piecewise_linear(self, numbers: str, encoding: Encoding) -> str:
+        """Write `PiecewiseLinearEncoding`."""
+        count, bins = len(encoding.numbers), encoding.bins
+        learned = self.tensor("encoder.numbers.edges", (count, bins + 1))
+        edges = self._constants.pop(learned)
+        size = np.diff(edges, axis=1)
+        real = size > 0
+        places = np.arange(bins)
+        is_last = places == real.sum(axis=1, keepdims=True) - 1
+        limits = {
+            "start": edges[:, :-1],
+            "size": np.where(real, size, np.float32(1)),
+            "lowest": np.where(places == 0, -_LARGEST_FLOAT32, np.float32(0)),
+            "highest": np.where(is_last, _LARGEST_FLOAT32, np.float32(1)),
+            "is_real": real,
+            "nothing": np.zeros(1, dtype=np.float32),
+        }
+        names = {key: self.constant(f"bins.{key}", array) for key, array in limits.items()}
+        spread = self.add("Unsqueeze", [numbers, self.constant("two", [2])])
+        way = self.add("Div", [self.add("Sub", [spread, names["start"]]), names["size"]])
+        way = self.add("Min", [self.add("Max", [way, names["lowest"]]), names["highest"]])
+        encoded = self.add("Where", [names["is_real"], way, names["nothing"]])
+        return self.add("Flatten", [encoded], axis=1)
 
 
 def flatten_trees(
@@ -320,4 +557,11 @@ def _double() -> int:
     from onnx import TensorProto
 
     kind: int = TensorProto.DOUBLE
+    return kind
+
+
+def _int64() -> int:
+    from onnx import TensorProto
+
+    kind: int = TensorProto.INT64
     return kind
