@@ -17,7 +17,7 @@ from ml_project_template import artifacts
 from ml_project_template.data import Preprocessor, TabularDataset
 from ml_project_template.errors import ArtifactError, ConfigError, DataError
 from ml_project_template.models import GBClassifier, TrainingReport
-from ml_project_template.models.gb_classifier import _after_each_stage
+from ml_project_template.models._gb import _after_each_stage
 from ml_project_template.training.metrics import softmax
 
 Splits = tuple[TabularDataset, TabularDataset, TabularDataset]

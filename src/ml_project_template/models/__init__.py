@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ml_project_template.models.base import BaseModel, TrainingReport
     from ml_project_template.models.gb_classifier import GBClassifier
+    from ml_project_template.models.gb_regressor import GBRegressor
     from ml_project_template.models.linear_classifier import LinearClassifier
     from ml_project_template.models.linear_regressor import LinearRegressor
     from ml_project_template.models.mlp_classifier import MLPClassifier
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BaseModel",
     "GBClassifier",
+    "GBRegressor",
     "LinearClassifier",
     "LinearRegressor",
     "MLPClassifier",
@@ -36,6 +38,7 @@ __all__ = [
 _MODULES = {
     "BaseModel": "base",
     "GBClassifier": "gb_classifier",
+    "GBRegressor": "gb_regressor",
     "LinearClassifier": "linear_classifier",
     "LinearRegressor": "linear_regressor",
     "MLPClassifier": "mlp_classifier",

@@ -11,17 +11,19 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ml_project_template.data.one_hot import OneHot
 from ml_project_template.errors import ArtifactError
 from ml_project_template.models._encoding import Encoding
 
 __all__ = [
     "PREPARED",
     "SCORES",
+    "SET_BYTES",
     "TARGET_MEAN",
     "TARGET_SCALE",
     "ScoreGraph",
@@ -29,6 +31,7 @@ __all__ = [
     "flatten_trees",
     "network_graph",
     "read_target",
+    "split_by_level",
     "tabm_graph",
     "tree_graph",
 ]
@@ -39,11 +42,14 @@ PREPARED = "prepared"
 SCORES = "scores"
 """The graph's output: raw scores of shape ``(n_rows, n_classes)``, float64."""
 
+SET_BYTES = 32
+"""A set of levels: a bit for each code, the lowest bit of the first byte for code 0."""
 TARGET_MEAN, TARGET_SCALE = "target.mean", "target.scale"
 """The tensors that bring a network's number into the units of its target."""
 
 _TREES = ("feature", "threshold", "left", "right", "missing_left", "root", "leaf_value")
 _EPSILON = 1e-5  # of PyTorch's BatchNorm1d and LayerNorm
+_BRANCH_LEQ, _BRANCH_MEMBER = 0, 6  # how a node of ONNX's TreeEnsemble splits
 _DEEPEST = 1_000  # levels of a tree; ONNX Runtime, which goes down by recursion, took 10,000
 _LARGEST = np.finfo(np.float64).max
 _LARGEST_FLOAT32 = np.finfo(np.float32).max
@@ -365,15 +371,19 @@ def flatten_trees(
     Args:
         trees: For each tree, stage by stage and within a stage class by class, arrays of shape
             ``(n_nodes,)``: ``leaf`` (bool), ``feature``, ``threshold``, ``left``, ``right``,
-            ``missing_left`` and ``value``; the root is first.
+            ``missing_left`` and ``value``; the root is first. Optionally ``levels`` of shape
+            ``(n_nodes, SET_BYTES)``, uint8: the levels of a category that go to the left; empty
+            where a threshold splits.
         baseline: What the trees' values are added to, of shape ``(n_targets,)``.
 
     Returns:
         ``trees.<name>`` to array. Inner nodes only, of all trees in a row: a child that is not
         negative is the place of a node, and ``~child`` is the place of a leaf's value. A tree
-        without a split has a node whose children are both its leaf.
+        without a split has a node whose children are both its leaf. If any node splits by levels,
+        ``trees.by_level`` tells which, and ``trees.levels`` holds their sets, one after the other.
     """
     parts: dict[str, list[NDArray[Any]]] = {name: [] for name in _TREES}
+    sets: list[NDArray[np.uint8]] = []
     n_nodes = n_leaves = 0
     for tree in trees:
         leaf = tree["leaf"].astype(bool)
@@ -395,15 +405,54 @@ def flatten_trees(
         }
         for name, array in added.items():
             parts[name].append(array)
+        empty = np.zeros((len(threshold), SET_BYTES), dtype=np.uint8)
+        sets.append(tree["levels"][inner] if split and "levels" in tree else empty)
         n_nodes += len(threshold)
         n_leaves += int(leaf.sum())
     kinds = {"threshold": np.float64, "leaf_value": np.float64, "missing_left": np.uint8}
+    levels = np.concatenate(sets)
+    by_level = levels.any(axis=1)
+    categorical = {
+        "trees.by_level": by_level.astype(np.uint8),
+        "trees.levels": levels[by_level].ravel(),
+    }
     return {
         **{
             f"trees.{name}": np.concatenate(arrays).astype(kinds.get(name, np.int32))
             for name, arrays in parts.items()
         },
         "trees.baseline": baseline.astype(np.float64),
+        **(categorical if by_level.any() else {}),
+    }
+
+
+def split_by_level(tree: Mapping[str, NDArray[Any]], encoder: OneHot) -> dict[str, NDArray[Any]]:
+    """Turn splits of columns of zeros and ones back into splits of the categories they stand for.
+
+    Args:
+        tree: A tree as `flatten_trees` takes it, grown on the columns of ``encoder``.
+        encoder: What made the columns.
+
+    Returns:
+        The tree of the features: the level itself goes to the left, all else and what is missing
+        to the right.
+    """
+    if not any(encoder.cardinalities):
+        return dict(tree)
+    inner = ~tree["leaf"].astype(bool)
+    # A leaf names no column.
+    column = np.where(inner, tree["feature"], 0)
+    code = encoder.codes[column]
+    by_level = inner & (code >= 0)
+    levels = np.zeros((len(inner), SET_BYTES), dtype=np.uint8)
+    levels[by_level, code[by_level] // 8] = 1 << (code[by_level] % 8)
+    return {
+        **tree,
+        "feature": encoder.sources[column],
+        "left": np.where(by_level, tree["right"], tree["left"]),
+        "right": np.where(by_level, tree["left"], tree["right"]),
+        "missing_left": np.where(by_level, 0, tree["missing_left"]),
+        "levels": levels,
     }
 
 
@@ -415,10 +464,11 @@ def check_trees(
     Args:
         tensors: What `flatten_trees` gave.
         n_features: How many features the model takes.
-        num_classes: How many classes it knows.
+        num_classes: How many classes it knows; 0 for a regression.
 
     Returns:
-        The arrays by name, without their prefix.
+        The arrays by name, without their prefix; ``levels`` of shape
+        ``(n_nodes_by_level, SET_BYTES)``.
 
     Raises:
         ArtifactError: An array is missing or of another kind, or a walk from a root would leave
@@ -443,7 +493,7 @@ def check_trees(
     n_nodes, n_leaves = len(trees["feature"]), len(trees["leaf_value"])
     per_node = ("feature", "threshold", "left", "right", "missing_left")
     require(n_nodes > 0 and all(len(trees[name]) == n_nodes for name in per_node), "lengths differ")
-    targets = 1 if num_classes == 2 else num_classes
+    targets = 1 if num_classes in (0, 2) else num_classes
     require(len(trees["baseline"]) == targets, "the baseline has another length")
     roots = trees["root"]
     require(len(roots) > 0 and len(roots) % targets == 0, "a stage is incomplete")
@@ -469,15 +519,30 @@ def check_trees(
         "a feature is missing",
     )
     require(bool((trees["missing_left"] <= 1).all()), "a default direction is neither 0 nor 1")
-    return trees
+    by_level = tensors.get("trees.by_level", np.zeros(n_nodes, dtype=np.uint8))
+    levels = tensors.get("trees.levels", np.zeros(0, dtype=np.uint8))
+    require(
+        by_level.shape == (n_nodes,) and by_level.dtype == np.uint8 and bool((by_level <= 1).all()),
+        "it is not told which nodes split by levels",
+    )
+    require(
+        levels.dtype == np.uint8 and levels.shape == (int(by_level.sum()) * SET_BYTES,),
+        "the sets of levels have another length",
+    )
+    levels = levels.reshape(-1, SET_BYTES)
+    require(bool(levels.any(axis=1).all()), "a set of levels is empty")
+    return {**trees, "by_level": by_level, "levels": levels}
 
 
-def tree_graph(trees: Mapping[str, NDArray[Any]]) -> ScoreGraph | None:
+def tree_graph(
+    trees: Mapping[str, NDArray[Any]], answer: Literal["scores", "sum", "exponential"] = "scores"
+) -> ScoreGraph | None:
     """Make a graph of checked trees, exact to the order of the sums.
 
     Args:
-        trees: What `check_trees` gave. Of two classes a booster has one score ``s``, the log
-            odds, which is split into ``(-s/2, s/2)``.
+        trees: What `check_trees` gave.
+        answer: ``scores`` of classes, where the one of two classes, the log odds ``s``, is split
+            into ``(-s/2, s/2)``; or a number, which is the ``sum`` or its ``exponential``.
 
     Returns:
         The graph; None if a tree is too deep for ONNX Runtime.
@@ -506,12 +571,19 @@ def tree_graph(trees: Mapping[str, NDArray[Any]]) -> ScoreGraph | None:
             f"nodes_{name}leafs": (child < 0).astype(np.int64).tolist(),
         }
 
-    def doubles(name: str) -> Any:
-        return helper.make_tensor(
-            name, TensorProto.DOUBLE, [len(trees[name])], trees[name].tolist()
-        )
+    def doubles(name: str, values: NDArray[Any] | None = None) -> Any:
+        values = trees[name] if values is None else values
+        return helper.make_tensor(name, TensorProto.DOUBLE, [len(values)], values.tolist())
 
-    n_nodes = len(trees["feature"])
+    memberships = {}
+    if len(trees["levels"]):
+        # Set after set, each with a NaN behind it.
+        members = np.unpackbits(trees["levels"], axis=1, bitorder="little")
+        ended = np.column_stack([members, np.ones(len(members), dtype=np.uint8)])
+        codes = np.append(np.arange(members.shape[1], dtype=np.float64), np.nan)
+        memberships["membership_values"] = doubles("members", codes[np.nonzero(ended)[1]])
+
+    modes = np.where(trees["by_level"] == 1, _BRANCH_MEMBER, _BRANCH_LEQ)
     nodes = [
         # Thresholds lie between float32 values: compared as float64 they split as in the fit.
         helper.make_node("Cast", [PREPARED], ["prepared_double"], to=_double()),
@@ -526,31 +598,43 @@ def tree_graph(trees: Mapping[str, NDArray[Any]]) -> ScoreGraph | None:
             tree_roots=trees["root"].tolist(),
             nodes_featureids=trees["feature"].tolist(),
             nodes_splits=doubles("threshold"),
-            nodes_modes=helper.make_tensor("modes", TensorProto.UINT8, [n_nodes], [0] * n_nodes),
+            nodes_modes=helper.make_tensor(
+                "modes", TensorProto.UINT8, [len(modes)], modes.tolist()
+            ),
             nodes_missing_value_tracks_true=trees["missing_left"].tolist(),
             **children("left"),
             **children("right"),
             leaf_targetids=target.tolist(),
             leaf_weights=doubles("leaf_value"),
+            **memberships,
         ),
     ]
     constants = {"baseline": trees["baseline"][None, :]}
-    summed = SCORES if targets > 1 else "log_odds"
+    done = answer == "sum" or (answer == "scores" and targets > 1)
+    summed = SCORES if done else "summed"
     nodes.append(helper.make_node("Add", ["trees", "baseline"], [summed]))
-    if targets == 1:
+    if answer == "exponential":
+        nodes.append(helper.make_node("Exp", [summed], [SCORES]))
+    elif not done:
         constants["halves"] = np.array([[-0.5, 0.5]])
         nodes.append(helper.make_node("Mul", [summed, "halves"], [SCORES]))
     return ScoreGraph(nodes, constants)
 
 
 def _is_too_deep(trees: Mapping[str, NDArray[Any]]) -> bool:
+    # ONNX Runtime makes a chain of comparisons of a set, one for each level in it.
+    steps = np.ones(len(trees["feature"]), dtype=np.int64)
+    steps[trees["by_level"] == 1] = np.bitwise_count(trees["levels"]).sum(axis=1, dtype=np.int64)
     level = trees["root"]
-    for _ in range(_DEEPEST):
+    depth = steps[level]
+    while len(level):
+        if depth.max() > _DEEPEST:
+            return True
         children = np.concatenate([trees["left"][level], trees["right"][level]])
-        level = children[children >= 0]
-        if len(level) == 0:
-            return False
-    return True
+        inner = children >= 0
+        level = children[inner]
+        depth = np.concatenate([depth, depth])[inner] + steps[level]
+    return False
 
 
 def _double() -> int:

@@ -7,7 +7,7 @@ every feature is one of the model's, each walk ends at a leaf.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,60 +15,139 @@ from numpy.typing import NDArray
 
 from ml_project_template.errors import ArtifactError
 
-__all__ = ["EXACT_TYPES", "HISTOGRAM_TYPES", "check_exact", "check_histogram"]
+__all__ = ["check_exact", "check_histogram", "exact_types", "histogram_types"]
 
-_LOSS_TYPES = (
-    "sklearn._loss._loss.CyHalfBinomialLoss",
-    "sklearn._loss._loss.CyHalfMultinomialLoss",
-    "sklearn._loss.link.Interval",
-    "sklearn._loss.link.LogitLink",
-    "sklearn._loss.link.MultinomialLogit",
-    "sklearn._loss.loss.HalfBinomialLoss",
-    "sklearn._loss.loss.HalfMultinomialLoss",
-)
 # Every type of scikit-learn that a fitted booster is made of. Nothing else is ever loaded.
-HISTOGRAM_TYPES = (
-    *_LOSS_TYPES,
-    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
-    "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingClassifier",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.preprocessing._label.LabelEncoder",
-)
-EXACT_TYPES = (
-    *_LOSS_TYPES,
-    "sklearn.dummy.DummyClassifier",
-    "sklearn.ensemble._gb.GradientBoostingClassifier",
-    "sklearn.tree._classes.DecisionTreeRegressor",
-    "sklearn.tree._tree.Tree",
-)
+_IDENTITY = ("sklearn._loss.link.IdentityLink",)
+_LOG = ("sklearn._loss.link.LogLink",)
+_LOSS_TYPES = {
+    "absolute_error": (
+        "sklearn._loss._loss.CyAbsoluteError",
+        "sklearn._loss.loss.AbsoluteError",
+        *_IDENTITY,
+    ),
+    "gamma": ("sklearn._loss._loss.CyHalfGammaLoss", "sklearn._loss.loss.HalfGammaLoss", *_LOG),
+    "huber": ("sklearn._loss._loss.CyHuberLoss", "sklearn._loss.loss.HuberLoss", *_IDENTITY),
+    "log_loss": (
+        "sklearn._loss._loss.CyHalfBinomialLoss",
+        "sklearn._loss._loss.CyHalfMultinomialLoss",
+        "sklearn._loss.link.LogitLink",
+        "sklearn._loss.link.MultinomialLogit",
+        "sklearn._loss.loss.HalfBinomialLoss",
+        "sklearn._loss.loss.HalfMultinomialLoss",
+    ),
+    "poisson": (
+        "sklearn._loss._loss.CyHalfPoissonLoss",
+        "sklearn._loss.loss.HalfPoissonLoss",
+        *_LOG,
+    ),
+    "squared_error": (
+        "sklearn._loss._loss.CyHalfSquaredError",
+        "sklearn._loss.loss.HalfSquaredError",
+        *_IDENTITY,
+    ),
+}
+_INTERVAL = "sklearn._loss.link.Interval"
+_HISTOGRAM = "sklearn.ensemble._hist_gradient_boosting"
 
 
-def check_histogram(estimator: Any, n_features: int, num_classes: int) -> None:
-    """Check a loaded ``HistGradientBoostingClassifier``.
+def histogram_types(loss: str) -> tuple[str, ...]:
+    """Name the types that a histogram booster with a loss is made of."""
+    kind = "Classifier" if loss == "log_loss" else "Regressor"
+    return (
+        *_LOSS_TYPES[loss],
+        _INTERVAL,
+        f"{_HISTOGRAM}.binning._BinMapper",
+        f"{_HISTOGRAM}.gradient_boosting.HistGradientBoosting{kind}",
+        f"{_HISTOGRAM}.predictor.TreePredictor",
+        *(["sklearn.preprocessing._label.LabelEncoder"] if loss == "log_loss" else []),
+    )
+
+
+def exact_types(loss: str) -> tuple[str, ...]:
+    """Name the types that an exact booster with a loss is made of."""
+    kind = "Classifier" if loss == "log_loss" else "Regressor"
+    return (
+        *_LOSS_TYPES[loss],
+        _INTERVAL,
+        f"sklearn.dummy.Dummy{kind}",
+        f"sklearn.ensemble._gb.GradientBoosting{kind}",
+        "sklearn.tree._classes.DecisionTreeRegressor",
+        "sklearn.tree._tree.Tree",
+    )
+
+
+def check_histogram(
+    estimator: Any, cardinalities: Sequence[int], num_classes: int, loss: str
+) -> None:
+    """Check a loaded ``HistGradientBoostingClassifier`` or ``-Regressor``.
 
     Args:
         estimator: What was loaded.
-        n_features: How many features the model takes.
-        num_classes: How many classes it knows.
+        cardinalities: For each feature that the model takes the number of its levels, 0 for a
+            number.
+        num_classes: How many classes it knows; 0 for a regression.
+        loss: What it minimised.
 
     Raises:
         ArtifactError: It would not predict as a fitted one does.
     """
-    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.ensemble._hist_gradient_boosting.common import PREDICTOR_RECORD_DTYPE
     from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 
+    n_features = len(cardinalities)
+    is_category = np.asarray(cardinalities) > 0
+
+    def check_levels(tree: Any) -> None:
+        """Check the splits by level of one tree."""
+        nodes, sets = tree.nodes, tree.raw_left_cat_bitsets
+        inner = nodes["is_leaf"] == 0
+        by_level = inner & (nodes["is_categorical"] != 0)
+        _require(
+            bool((by_level[inner] == is_category[nodes["feature_idx"][inner]]).all()),
+            "a tree takes a category for a number, or a number for a category",
+        )
+        _require(
+            isinstance(sets, np.ndarray)
+            and sets.dtype == np.uint32
+            and sets.ndim == 2
+            and sets.shape[1] == 8
+            and bool((nodes["bitset_idx"][by_level] < len(sets)).all()),
+            "a tree's sets of levels are broken",
+        )
+        _require(
+            bool(sets[nodes["bitset_idx"][by_level]].any(axis=1).all()),
+            "a tree's set of levels is empty",
+        )
+        _require(
+            not np.isnan(nodes["num_threshold"][inner & ~by_level]).any()
+            and bool(np.isfinite(nodes["value"]).all()),
+            "a tree's values are not finite",
+        )
+
     def check() -> None:
-        width = _check_common(estimator, HistGradientBoostingClassifier, n_features, num_classes)
+        kind = HistGradientBoostingClassifier if num_classes else HistGradientBoostingRegressor
+        width = _check_common(estimator, kind, n_features, num_classes, loss)
         mapper = estimator._bin_mapper
         _require("_in_fit" not in vars(estimator), "it was saved within its fit")
+        _require("_preprocess_X" not in vars(estimator), "it was saved within its fit")
         _require(estimator._preprocessor is None, "it has a preprocessor")
         _require(estimator.is_categorical_ is None, "it has categorical features")
         _require(mapper.known_categories is None, "it has categories")
         _require(
-            mapper.is_categorical_.shape == (n_features,) and not mapper.is_categorical_.any(),
-            "its bins have categories",
+            mapper.is_categorical_.shape == (n_features,)
+            and bool(((mapper.is_categorical_ != 0) == is_category).all()),
+            "its bins have other categories",
         )
+        for feature in np.flatnonzero(is_category):
+            levels = mapper.bin_thresholds_[feature]
+            _require(
+                isinstance(levels, np.ndarray)
+                and levels.dtype == np.float64
+                and np.array_equal(levels, np.arange(cardinalities[feature])),
+                "its bins have other levels",
+            )
         baseline = estimator._baseline_prediction
         _require(
             baseline.shape == (1, width) and baseline.dtype == np.float64, "its baseline is broken"
@@ -85,51 +164,58 @@ def check_histogram(estimator: Any, n_features: int, num_classes: int) -> None:
                     nodes.ndim == 1 and nodes.dtype == PREDICTOR_RECORD_DTYPE,
                     "a tree's nodes are of another type",
                 )
-                _require(not nodes["is_categorical"].any(), "a tree splits by category")
-                inner = nodes["is_leaf"] == 0
                 _check_tree(
-                    inner,
+                    nodes["is_leaf"] == 0,
                     nodes["left"].astype(np.int64),
                     nodes["right"].astype(np.int64),
                     nodes["feature_idx"],
                     n_features,
                 )
-                _require(
-                    not np.isnan(nodes["num_threshold"][inner]).any()
-                    and bool(np.isfinite(nodes["value"]).all()),
-                    "a tree's values are not finite",
-                )
+                check_levels(tree)
 
     _checked(check)
 
 
-def check_exact(estimator: Any, n_features: int, num_classes: int) -> None:
-    """Check a loaded ``GradientBoostingClassifier``.
+def check_exact(estimator: Any, n_features: int, num_classes: int, loss: str) -> None:
+    """Check a loaded ``GradientBoostingClassifier`` or ``-Regressor``.
 
     Args:
         estimator: What was loaded.
-        n_features: How many features the model takes.
-        num_classes: How many classes it knows.
+        n_features: How many columns it takes.
+        num_classes: How many classes it knows; 0 for a regression.
+        loss: What it minimised.
 
     Raises:
         ArtifactError: It would not predict as a fitted one does.
     """
-    from sklearn.dummy import DummyClassifier
-    from sklearn.ensemble import GradientBoostingClassifier
+    from sklearn.dummy import DummyClassifier, DummyRegressor
+    from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
     from sklearn.tree import DecisionTreeRegressor
     from sklearn.tree._tree import Tree
 
     def check() -> None:
-        width = _check_common(estimator, GradientBoostingClassifier, n_features, num_classes)
+        kind = GradientBoostingClassifier if num_classes else GradientBoostingRegressor
+        width = _check_common(estimator, kind, n_features, num_classes, loss)
         prior = estimator.init_
+        if num_classes == 0:
+            _require(
+                type(prior) is DummyRegressor
+                and prior.n_outputs_ == 1
+                and prior.constant_.shape == (1, 1)
+                and bool(np.isfinite(prior.constant_).all()),
+                "its baseline is broken",
+            )
         _require(
-            type(prior) is DummyClassifier
-            and prior.strategy == "prior"
-            and prior._strategy == "prior"
-            and prior.n_outputs_ == 1
-            and prior.n_classes_ == num_classes
-            and prior.class_prior_.shape == (num_classes,)
-            and bool(((prior.class_prior_ > 0) & (prior.class_prior_ <= 1)).all()),
+            num_classes == 0
+            or (
+                type(prior) is DummyClassifier
+                and prior.strategy == "prior"
+                and prior._strategy == "prior"
+                and prior.n_outputs_ == 1
+                and prior.n_classes_ == num_classes
+                and prior.class_prior_.shape == (num_classes,)
+                and bool(((prior.class_prior_ > 0) & (prior.class_prior_ <= 1)).all())
+            ),
             "its baseline is broken",
         )
         trees = estimator.estimators_
@@ -161,16 +247,18 @@ def check_exact(estimator: Any, n_features: int, num_classes: int) -> None:
     _checked(check)
 
 
-def _check_common(estimator: Any, kind: type, n_features: int, num_classes: int) -> int:
+def _check_common(estimator: Any, kind: type, n_features: int, num_classes: int, loss: str) -> int:
     """Check what both boosters have; returns the number of trees of a stage."""
     _require(type(estimator) is kind, f"it is a {type(estimator).__name__}")
+    _require(estimator.loss == loss, f"it has another loss than {loss}")
     _require(estimator.n_features_in_ == n_features, f"it does not take {n_features} features")
-    _require(
-        estimator.classes_.shape == (num_classes,)
-        and bool((estimator.classes_ == np.arange(num_classes)).all()),
-        f"it does not know {num_classes} classes",
-    )
-    width = 1 if num_classes == 2 else num_classes
+    if num_classes:
+        _require(
+            estimator.classes_.shape == (num_classes,)
+            and bool((estimator.classes_ == np.arange(num_classes)).all()),
+            f"it does not know {num_classes} classes",
+        )
+    width = 1 if num_classes in (0, 2) else num_classes
     _require(estimator.n_trees_per_iteration_ == width, "a stage is incomplete")
     return width
 
