@@ -503,6 +503,8 @@ def _histogram_tree(fitted: Any) -> dict[str, NDArray[Any]]:
         sets = fitted.raw_left_cat_bitsets[nodes["bitset_idx"][by_level]]
         tree["levels"] = np.zeros((len(nodes), SET_BYTES), dtype=np.uint8)
         tree["levels"][by_level] = np.ascontiguousarray(sets, dtype="<u4").view(np.uint8)
+        # Where missing values alone go to the left, no level does: as if below any code.
+        tree["threshold"] = np.where(by_level, -np.inf, tree["threshold"])
     return tree
 
 

@@ -21,9 +21,8 @@ def require_all_classes(data: BaseDataset) -> None:
     """
     counts = np.bincount(data.y, minlength=len(data.class_names))
     if (counts == 0).any():
-        raise DataError(
-            f"The class '{data.class_names[int(counts.argmin())]}' has no training row."
-        )
+        missing = data.class_names[int(counts.argmin())]
+        raise DataError(f"The class '{missing}' has no training row.")
 
 
 def require_range(loss: str, *datasets: BaseDataset | None) -> None:
@@ -37,13 +36,13 @@ def require_range(loss: str, *datasets: BaseDataset | None) -> None:
         DataError: Names the lowest number.
     """
     for data in datasets:
-        lowest = 0.0 if data is None else float(data.y.min())
-        if data is not None and loss == "gamma" and lowest <= 0:
+        if data is None:
+            continue
+        lowest = float(data.y.min())
+        if loss == "gamma" and lowest <= 0:
+            raise DataError(f"model.loss={loss}: the target must be above 0, not {lowest:g}.")
+        if loss == "poisson" and (lowest < 0 or not data.y.any()):
             raise DataError(
-                f"model.loss=gamma: the target must be above 0, its lowest is {lowest:g}."
-            )
-        if data is not None and loss == "poisson" and (lowest < 0 or not data.y.any()):
-            raise DataError(
-                f"model.loss=poisson: the target must not be below 0, nor 0 everywhere; its lowest "
-                f"is {lowest:g}."
+                f"model.loss={loss}: the target must be 0 or more, and not always 0; its lowest is "
+                f"{lowest:g}."
             )

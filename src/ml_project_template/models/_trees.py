@@ -7,7 +7,7 @@ every feature is one of the model's, each walk ends at a leaf.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,45 +18,32 @@ from ml_project_template.errors import ArtifactError
 __all__ = ["check_exact", "check_histogram", "exact_types", "histogram_types"]
 
 # Every type of scikit-learn that a fitted booster is made of. Nothing else is ever loaded.
-_IDENTITY = ("sklearn._loss.link.IdentityLink",)
-_LOG = ("sklearn._loss.link.LogLink",)
 _LOSS_TYPES = {
-    "absolute_error": (
-        "sklearn._loss._loss.CyAbsoluteError",
-        "sklearn._loss.loss.AbsoluteError",
-        *_IDENTITY,
-    ),
-    "gamma": ("sklearn._loss._loss.CyHalfGammaLoss", "sklearn._loss.loss.HalfGammaLoss", *_LOG),
-    "huber": ("sklearn._loss._loss.CyHuberLoss", "sklearn._loss.loss.HuberLoss", *_IDENTITY),
+    "absolute_error": ("CyAbsoluteError", "AbsoluteError", "IdentityLink"),
+    "gamma": ("CyHalfGammaLoss", "HalfGammaLoss", "LogLink"),
+    "huber": ("CyHuberLoss", "HuberLoss", "IdentityLink"),
     "log_loss": (
-        "sklearn._loss._loss.CyHalfBinomialLoss",
-        "sklearn._loss._loss.CyHalfMultinomialLoss",
-        "sklearn._loss.link.LogitLink",
-        "sklearn._loss.link.MultinomialLogit",
-        "sklearn._loss.loss.HalfBinomialLoss",
-        "sklearn._loss.loss.HalfMultinomialLoss",
+        *("CyHalfBinomialLoss", "HalfBinomialLoss", "LogitLink"),
+        *("CyHalfMultinomialLoss", "HalfMultinomialLoss", "MultinomialLogit"),
     ),
-    "poisson": (
-        "sklearn._loss._loss.CyHalfPoissonLoss",
-        "sklearn._loss.loss.HalfPoissonLoss",
-        *_LOG,
-    ),
-    "squared_error": (
-        "sklearn._loss._loss.CyHalfSquaredError",
-        "sklearn._loss.loss.HalfSquaredError",
-        *_IDENTITY,
-    ),
+    "poisson": ("CyHalfPoissonLoss", "HalfPoissonLoss", "LogLink"),
+    "squared_error": ("CyHalfSquaredError", "HalfSquaredError", "IdentityLink"),
 }
-_INTERVAL = "sklearn._loss.link.Interval"
 _HISTOGRAM = "sklearn.ensemble._hist_gradient_boosting"
+
+
+def _loss_types(loss: str) -> Iterator[str]:
+    for name in ("Interval", *_LOSS_TYPES[loss]):
+        is_link = name.endswith(("Link", "Logit", "Interval"))
+        module = "link" if is_link else "_loss" if name.startswith("Cy") else "loss"
+        yield f"sklearn._loss.{module}.{name}"
 
 
 def histogram_types(loss: str) -> tuple[str, ...]:
     """Name the types that a histogram booster with a loss is made of."""
     kind = "Classifier" if loss == "log_loss" else "Regressor"
     return (
-        *_LOSS_TYPES[loss],
-        _INTERVAL,
+        *_loss_types(loss),
         f"{_HISTOGRAM}.binning._BinMapper",
         f"{_HISTOGRAM}.gradient_boosting.HistGradientBoosting{kind}",
         f"{_HISTOGRAM}.predictor.TreePredictor",
@@ -68,8 +55,7 @@ def exact_types(loss: str) -> tuple[str, ...]:
     """Name the types that an exact booster with a loss is made of."""
     kind = "Classifier" if loss == "log_loss" else "Regressor"
     return (
-        *_LOSS_TYPES[loss],
-        _INTERVAL,
+        *_loss_types(loss),
         f"sklearn.dummy.Dummy{kind}",
         f"sklearn.ensemble._gb.GradientBoosting{kind}",
         "sklearn.tree._classes.DecisionTreeRegressor",
@@ -117,10 +103,6 @@ def check_histogram(
             "a tree's sets of levels are broken",
         )
         _require(
-            bool(sets[nodes["bitset_idx"][by_level]].any(axis=1).all()),
-            "a tree's set of levels is empty",
-        )
-        _require(
             not np.isnan(nodes["num_threshold"][inner & ~by_level]).any()
             and bool(np.isfinite(nodes["value"]).all()),
             "a tree's values are not finite",
@@ -140,7 +122,7 @@ def check_histogram(
             and bool(((mapper.is_categorical_ != 0) == is_category).all()),
             "its bins have other categories",
         )
-        for feature in np.flatnonzero(is_category):
+        for feature in np.flatnonzero(is_category).tolist():
             levels = mapper.bin_thresholds_[feature]
             _require(
                 isinstance(levels, np.ndarray)
