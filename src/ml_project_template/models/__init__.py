@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ml_project_template.models.linear_regressor import LinearRegressor
     from ml_project_template.models.mlp_classifier import MLPClassifier
     from ml_project_template.models.mlp_regressor import MLPRegressor
+    from ml_project_template.models.random_forest_classifier import RandomForestClassifier
+    from ml_project_template.models.random_forest_regressor import RandomForestRegressor
     from ml_project_template.models.registry import ModelRegistry, register
     from ml_project_template.models.tabm_classifier import TabMClassifier
     from ml_project_template.models.tabm_regressor import TabMRegressor
@@ -29,6 +31,8 @@ __all__ = [
     "MLPClassifier",
     "MLPRegressor",
     "ModelRegistry",
+    "RandomForestClassifier",
+    "RandomForestRegressor",
     "TabMClassifier",
     "TabMRegressor",
     "TrainingReport",
@@ -46,6 +50,8 @@ _MODULES = {
     "ModelRegistry": "registry",
     "TabMClassifier": "tabm_classifier",
     "TabMRegressor": "tabm_regressor",
+    "RandomForestClassifier": "random_forest_classifier",
+    "RandomForestRegressor": "random_forest_regressor",
     "TrainingReport": "base",
     "register": "registry",
 }

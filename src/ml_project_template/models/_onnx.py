@@ -29,6 +29,7 @@ __all__ = [
     "ScoreGraph",
     "check_trees",
     "flatten_trees",
+    "forest_graph",
     "network_graph",
     "read_target",
     "split_by_level",
@@ -48,6 +49,7 @@ TARGET_MEAN, TARGET_SCALE = "target.mean", "target.scale"
 """The tensors that bring a network's number into the units of its target."""
 
 _TREES = ("feature", "threshold", "left", "right", "missing_left", "root", "leaf_value")
+_TREE_OUTPUT = "trees"
 _EPSILON = 1e-5  # of PyTorch's BatchNorm1d and LayerNorm
 _BRANCH_LEQ, _BRANCH_MEMBER = 0, 6  # how a node of ONNX's TreeEnsemble splits
 _DEEPEST = 1_000  # levels of a tree; ONNX Runtime, which goes down by recursion, took 10,000
@@ -547,21 +549,85 @@ def tree_graph(
     Returns:
         The graph; None if a tree is too deep for ONNX Runtime.
     """
+    from onnx import helper
+
+    if _is_too_deep(trees):
+        return None
+    targets = len(trees["baseline"])
+    nodes = _ensemble(trees, _tree_of_leaf(trees) % targets, targets, trees["leaf_value"])
+    constants = {"baseline": trees["baseline"][None, :]}
+    done = answer == "sum" or (answer == "scores" and targets > 1)
+    summed = SCORES if done else "summed"
+    nodes.append(helper.make_node("Add", [_TREE_OUTPUT, "baseline"], [summed]))
+    if answer == "exponential":
+        nodes.append(helper.make_node("Exp", [summed], [SCORES]))
+    elif not done:
+        constants["halves"] = np.array([[-0.5, 0.5]])
+        nodes.append(helper.make_node("Mul", [summed, "halves"], [SCORES]))
+    return ScoreGraph(nodes, constants)
+
+
+def forest_graph(
+    trees: Mapping[str, NDArray[Any]], shares: NDArray[np.float64], smallest: float
+) -> ScoreGraph | None:
+    """Make a graph of checked trees whose leaves hold a probability for each class.
+
+    A leaf of ONNX has one number. So each tree tells the place of its leaf, and the probabilities
+    are looked up.
+
+    Args:
+        trees: What `check_trees` gave.
+        shares: The probabilities of each leaf, of shape ``(n_leaves, n_classes)``.
+        smallest: Smaller mean probabilities are taken for this one.
+
+    Returns:
+        The graph, to the logarithms of the mean probabilities; None if a tree is too deep for ONNX
+        Runtime.
+    """
     from onnx import TensorProto, helper
 
     if _is_too_deep(trees):
         return None
+    places = np.arange(len(trees["leaf_value"]), dtype=np.float64)
+    constants = {"shares": shares, "axis": np.array([1]), "smallest": np.array(smallest)}
+    nodes = [
+        *_ensemble(trees, _tree_of_leaf(trees), len(trees["root"]), places),
+        helper.make_node("Cast", [_TREE_OUTPUT], ["leaves"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["shares", "leaves"], ["votes"], axis=0),
+        helper.make_node("ReduceMean", ["votes", "axis"], ["means"], keepdims=0),
+        helper.make_node("Max", ["means", "smallest"], ["bounded"]),
+        helper.make_node("Log", ["bounded"], [SCORES]),
+    ]
+    return ScoreGraph(nodes, constants)
 
-    targets = len(trees["baseline"])
-    n_leaves = len(trees["leaf_value"])
-    # The class of a leaf is that of its tree: the one whose nodes point to it.
+
+def _tree_of_leaf(trees: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """Say which tree each leaf belongs to: the one whose nodes point to it."""
     tree_of_node = np.repeat(
         np.arange(len(trees["root"])), np.diff(np.append(trees["root"], len(trees["feature"])))
     )
-    target = np.zeros(n_leaves, dtype=np.int64)
+    tree_of_leaf = np.zeros(len(trees["leaf_value"]), dtype=np.int64)
     for side in ("left", "right"):
         leaf = trees[side] < 0
-        target[~trees[side][leaf]] = tree_of_node[leaf] % targets
+        tree_of_leaf[~trees[side][leaf]] = tree_of_node[leaf]
+    return tree_of_leaf
+
+
+def _ensemble(
+    trees: Mapping[str, NDArray[Any]],
+    target: NDArray[np.int64],
+    n_targets: int,
+    leaf_weights: NDArray[np.float64],
+) -> list[Any]:
+    """Write trees as nodes that lead from `PREPARED` to `_TREE_OUTPUT`.
+
+    Args:
+        trees: What `check_trees` gave.
+        target: The column that each leaf counts for.
+        n_targets: How many columns there are.
+        leaf_weights: What each leaf adds to its column.
+    """
+    from onnx import TensorProto, helper
 
     def children(side: str) -> dict[str, Any]:
         child = trees[side].astype(np.int64)
@@ -571,8 +637,7 @@ def tree_graph(
             f"nodes_{name}leafs": (child < 0).astype(np.int64).tolist(),
         }
 
-    def doubles(name: str, values: NDArray[Any] | None = None) -> Any:
-        values = trees[name] if values is None else values
+    def doubles(name: str, values: NDArray[np.float64]) -> Any:
         return helper.make_tensor(name, TensorProto.DOUBLE, [len(values)], values.tolist())
 
     memberships = {}
@@ -582,22 +647,21 @@ def tree_graph(
         ended = np.column_stack([members, np.ones(len(members), dtype=np.uint8)])
         codes = np.append(np.arange(members.shape[1], dtype=np.float64), np.nan)
         memberships["membership_values"] = doubles("members", codes[np.nonzero(ended)[1]])
-
     modes = np.where(trees["by_level"] == 1, _BRANCH_MEMBER, _BRANCH_LEQ)
-    nodes = [
+    return [
         # Thresholds lie between float32 values: compared as float64 they split as in the fit.
         helper.make_node("Cast", [PREPARED], ["prepared_double"], to=_double()),
         helper.make_node(
             "TreeEnsemble",
             ["prepared_double"],
-            ["trees"],
+            [_TREE_OUTPUT],
             domain="ai.onnx.ml",
-            n_targets=targets,
+            n_targets=n_targets,
             aggregate_function=1,  # the sum
             post_transform=0,  # none
             tree_roots=trees["root"].tolist(),
             nodes_featureids=trees["feature"].tolist(),
-            nodes_splits=doubles("threshold"),
+            nodes_splits=doubles("threshold", trees["threshold"]),
             nodes_modes=helper.make_tensor(
                 "modes", TensorProto.UINT8, [len(modes)], modes.tolist()
             ),
@@ -605,20 +669,10 @@ def tree_graph(
             **children("left"),
             **children("right"),
             leaf_targetids=target.tolist(),
-            leaf_weights=doubles("leaf_value"),
+            leaf_weights=doubles("leaf_value", leaf_weights),
             **memberships,
         ),
     ]
-    constants = {"baseline": trees["baseline"][None, :]}
-    done = answer == "sum" or (answer == "scores" and targets > 1)
-    summed = SCORES if done else "summed"
-    nodes.append(helper.make_node("Add", ["trees", "baseline"], [summed]))
-    if answer == "exponential":
-        nodes.append(helper.make_node("Exp", [summed], [SCORES]))
-    elif not done:
-        constants["halves"] = np.array([[-0.5, 0.5]])
-        nodes.append(helper.make_node("Mul", [summed, "halves"], [SCORES]))
-    return ScoreGraph(nodes, constants)
 
 
 def _is_too_deep(trees: Mapping[str, NDArray[Any]]) -> bool:

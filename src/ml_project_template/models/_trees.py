@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from ml_project_template.errors import ArtifactError
 
-__all__ = ["check_exact", "check_histogram", "exact_types", "histogram_types"]
+__all__ = [
+    "FOREST_TYPES",
+    "check_exact",
+    "check_forest",
+    "check_histogram",
+    "exact_types",
+    "histogram_types",
+]
 
 # Every type of scikit-learn that a fitted booster is made of. Nothing else is ever loaded.
 _LOSS_TYPES = {
@@ -28,6 +35,14 @@ _LOSS_TYPES = {
     ),
     "poisson": ("CyHalfPoissonLoss", "HalfPoissonLoss", "LogLink"),
     "squared_error": ("CyHalfSquaredError", "HalfSquaredError", "IdentityLink"),
+}
+FOREST_TYPES = {
+    task: (
+        f"sklearn.ensemble._forest.RandomForest{kind}",
+        f"sklearn.tree._classes.DecisionTree{kind}",
+        "sklearn.tree._tree.Tree",
+    )
+    for task, kind in (("classification", "Classifier"), ("regression", "Regressor"))
 }
 _HISTOGRAM = "sklearn.ensemble._hist_gradient_boosting"
 
@@ -173,7 +188,6 @@ def check_exact(estimator: Any, n_features: int, num_classes: int, loss: str) ->
     from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
     from sklearn.tree import DecisionTreeRegressor
-    from sklearn.tree._tree import Tree
 
     def check() -> None:
         kind = GradientBoostingClassifier if num_classes else GradientBoostingRegressor
@@ -211,22 +225,64 @@ def check_exact(estimator: Any, n_features: int, num_classes: int, loss: str) ->
         )
         for regressor in trees.ravel():
             _require(type(regressor) is DecisionTreeRegressor, "a tree is of another type")
-            tree = regressor.tree_
-            _require(type(tree) is Tree, "a tree is of another type")
+            _require(regressor.n_features_in_ == n_features, "a tree is of another shape")
+            _check_compiled(regressor.tree_, n_features, 1)
+
+    _checked(check)
+
+
+def check_forest(estimator: Any, n_features: int, num_classes: int) -> None:
+    """Check a loaded ``RandomForestClassifier`` or ``-Regressor``.
+
+    Args:
+        estimator: What was loaded.
+        n_features: How many columns it takes.
+        num_classes: How many classes it knows; 0 for a regression.
+
+    Raises:
+        ArtifactError: It would not predict as a fitted one does.
+    """
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+    from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
+
+    kind = RandomForestClassifier if num_classes else RandomForestRegressor
+    kind_of_tree = DecisionTreeClassifier if num_classes else DecisionTreeRegressor
+
+    def check() -> None:
+        _require(type(estimator) is kind, f"it is a {type(estimator).__name__}")
+        _require(estimator.n_features_in_ == n_features, f"it does not take {n_features} features")
+        _require(estimator.n_jobs is None, "it was saved within its fit")
+        trees = estimator.estimators_
+        _require(isinstance(trees, list) and len(trees) > 0, "it has no trees")
+        for tree in trees:
+            _require(type(tree) is kind_of_tree, "a tree is of another type")
+            _check_compiled(tree.tree_, n_features, num_classes or 1)
             _require(
-                regressor.n_features_in_ == tree.n_features == n_features
-                and tree.value.shape == (tree.node_count, 1, 1)
-                and tree.node_count > 0,
-                "a tree is of another shape",
-            )
-            inner = tree.children_left != -1
-            _check_tree(inner, tree.children_left, tree.children_right, tree.feature, n_features)
-            _require(
-                bool(np.isfinite(tree.threshold).all() and np.isfinite(tree.value).all()),
-                "a tree's values are not finite",
+                num_classes == 0 or bool((tree.tree_.value >= 0).all()),
+                "a tree's values are no probabilities",
             )
 
     _checked(check)
+
+
+def _check_compiled(tree: Any, n_features: int, width: int) -> None:
+    """Check the arrays of a tree of scikit-learn's, whose answers have the shape ``(width,)``."""
+    from sklearn.tree._tree import Tree
+
+    _require(type(tree) is Tree, "a tree is of another type")
+    _require(
+        tree.n_features == n_features
+        and tree.n_outputs == 1
+        and tree.value.shape == (tree.node_count, 1, width)
+        and tree.node_count > 0,
+        "a tree is of another shape",
+    )
+    inner = tree.children_left != -1
+    _check_tree(inner, tree.children_left, tree.children_right, tree.feature, n_features)
+    _require(
+        bool(np.isfinite(tree.threshold).all() and np.isfinite(tree.value).all()),
+        "a tree's values are not finite",
+    )
 
 
 def _check_common(estimator: Any, kind: type, n_features: int, num_classes: int, loss: str) -> int:
@@ -269,7 +325,7 @@ def _check_tree(
 
 def _require(condition: bool, problem: str) -> None:
     if not condition:
-        raise ArtifactError(f"weights.skops: the booster can't be used: {problem}.")
+        raise ArtifactError(f"weights.skops: the trees can't be used: {problem}.")
 
 
 def _checked(check: Callable[[], None]) -> None:
@@ -280,4 +336,4 @@ def _checked(check: Callable[[], None]) -> None:
         if isinstance(error, ArtifactError):
             raise
         reason = " ".join(str(error).split())
-        raise ArtifactError(f"weights.skops: the booster can't be used: {reason}") from error
+        raise ArtifactError(f"weights.skops: the trees can't be used: {reason}") from error
