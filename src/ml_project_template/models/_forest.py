@@ -12,7 +12,7 @@ from pydantic import Field
 
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
-from ml_project_template.errors import ArtifactError, DataError
+from ml_project_template.errors import ArtifactError
 from ml_project_template.models._onnx import (
     ScoreGraph,
     check_trees,
@@ -130,13 +130,12 @@ class RandomForest(BaseModel):
             min_samples_leaf=self.min_samples_leaf,
             max_features=self.max_features or ("sqrt" if self.task == "classification" else 1.0),
             max_samples=self.max_samples,
-            n_jobs=-1,
+            # In several threads scikit-learn's workers overwrite each other's warning filters.
+            n_jobs=None,
             # A seed of its own where none is given: each part goes on where the last one ended.
             random_state=np.random.randint(2**31) if seed is None else seed,
             warm_start=True,
         )
-        if not np.isfinite(train.X[~np.isnan(train.X)]).all():
-            raise DataError("A value of the training rows is infinite.")
         row_weights = None if weights is None else weights[train.y]
         splits = {"train": train, **({} if val is None else {"val": val})}
         sums: dict[str, Any] = dict.fromkeys(splits, 0.0)
@@ -154,8 +153,8 @@ class RandomForest(BaseModel):
                 self.report(n_trees, metrics, total=self.n_estimators)
             except StopTraining:
                 break
-        # What only the fit needs: threads, and the weight of each training row.
-        estimator.set_params(n_jobs=None, warm_start=False)
+        # What only the fit needs, the weight of each training row among it.
+        estimator.set_params(warm_start=False)
         estimator._sample_weight = None
         self.estimator_ = estimator
 

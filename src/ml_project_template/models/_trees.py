@@ -251,7 +251,6 @@ def check_forest(estimator: Any, n_features: int, num_classes: int) -> None:
     def check() -> None:
         _require(type(estimator) is kind, f"it is a {type(estimator).__name__}")
         _require(estimator.n_features_in_ == n_features, f"it does not take {n_features} features")
-        _require(estimator.n_jobs is None, "it was saved within its fit")
         trees = estimator.estimators_
         _require(isinstance(trees, list) and len(trees) > 0, "it has no trees")
         for tree in trees:
@@ -279,8 +278,9 @@ def _check_compiled(tree: Any, n_features: int, width: int) -> None:
     )
     inner = tree.children_left != -1
     _check_tree(inner, tree.children_left, tree.children_right, tree.feature, n_features)
+    # An infinite threshold parts what is missing from all else.
     _require(
-        bool(np.isfinite(tree.threshold).all() and np.isfinite(tree.value).all()),
+        not np.isnan(tree.threshold).any() and bool(np.isfinite(tree.value).all()),
         "a tree's values are not finite",
     )
 

@@ -37,7 +37,7 @@ class RandomForestClassifier(RandomForest):
             seed: Of the drawing of rows and features.
 
         Raises:
-            DataError: A class without a training row, or an infinite value.
+            DataError: A class without a training row.
         """
         require_all_classes(train_data)
         num_classes = len(train_data.class_names)

@@ -33,8 +33,5 @@ class RandomForestRegressor(RandomForest):
             val_data: Validation rows, to watch; nothing is chosen by them.
             class_weight: None: there are no classes.
             seed: Of the drawing of rows and features.
-
-        Raises:
-            DataError: An infinite value.
         """
         self._grow(train_data, val_data, None, seed)
