@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 from omegaconf import DictConfig, OmegaConf
 
 from entrypoints._composition import CONFIG_DIRECTORY, compose_config
@@ -18,6 +19,7 @@ from ml_project_template.errors import DataError
 from ml_project_template.inference import Inference
 from ml_project_template.models import ModelRegistry
 from ml_project_template.predictor import Predictor, score_file
+from ml_project_template.serving import create_app, load_model
 from ml_project_template.tracking import DisabledTracker
 from tests.tables import TABLES
 
@@ -121,6 +123,30 @@ def test_a_model_of_any_table_is_trained_judged_kept_and_asked(
         assert written == told
     else:
         assert [float(text) for text in written] == pytest.approx(told)
+
+
+@pytest.mark.parametrize("table", [name for name, table in TABLES.items() if not table.refusal])
+def test_a_server_answers_rows_of_any_table_as_a_file_is_answered(
+    table: str, compose: Compose
+) -> None:
+    cfg = compose(table, "linear")
+    cfg.model_path = f"{cfg.model_path}_served"
+    _train(cfg)
+    predictor = Predictor.load(cfg.model_path)
+    expected = predictor.predict(predictor.sample)
+    with TestClient(create_app({"model": load_model(cfg.model_path)})) as client:
+        told = client.post("/predict", json={"features": predictor.sample})
+        assert told.status_code == 200, told.text
+        assert client.get("/info").status_code == 200
+        nonsense = client.post("/predict", json={"features": [{"no such column": 1}]})
+        assert nonsense.status_code == 422
+    body = told.json()
+    if expected.values is not None:
+        assert body["predictions"] == pytest.approx(expected.values.tolist())
+        return
+    assert body["predictions"] == expected.labels
+    found = [[row[name] for name in expected.class_names] for row in body["probabilities"]]
+    np.testing.assert_allclose(found, expected.probabilities, atol=1e-6)
 
 
 @pytest.mark.parametrize("table", [name for name, table in TABLES.items() if table.refusal])
