@@ -96,6 +96,13 @@ def _boosting(task: str, seed: int) -> Any:
     return HistGradientBoostingRegressor(**settings, random_state=seed)
 
 
+def _forest(task: str, seed: int) -> Any:
+    from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
+
+    made = RandomForestClassifier if task == "classification" else RandomForestRegressor
+    return made(n_estimators=60, random_state=seed)
+
+
 def _network(task: str, seed: int) -> Any:
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
@@ -116,6 +123,7 @@ def _network(task: str, seed: int) -> Any:
 PAIRS = {
     "linear": Pair({}, {}, _linear),
     "gb": Pair({"max_iter": 60, "min_samples_leaf": 10}, {"patience": None}, _boosting),
+    "random_forest": Pair({"n_estimators": 60}, {}, _forest),
     "mlp": Pair(
         {"layer_dims": [None, 32, None]},
         {"max_epochs": 40, "batch_size": 32, "lr": 3e-3, "patience": None},
