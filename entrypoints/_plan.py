@@ -28,6 +28,7 @@ from ml_project_template.sweeps.options import SweepOptions, read_options
 from ml_project_template.sweeps.results import Objective
 from ml_project_template.sweeps.space import (
     Distribution,
+    choice,
     combinations,
     describe,
     extremes,
@@ -295,14 +296,12 @@ def _without(
     """Take choices out of what is tried."""
     if not left_out:
         return dict(distributions), points
-    from optuna.distributions import CategoricalDistribution
-
     models = [
         value
         for value in extremes(distributions["model"])
         if override_text("model", value) not in left_out
     ]
-    narrowed = {**distributions, "model": CategoricalDistribution(models)}
+    narrowed = {**distributions, "model": choice("model", models)}
     if points is not None:
         points = tuple(point for point in points if point["model"] in models)
     return narrowed, points

@@ -28,6 +28,7 @@ else:
 __all__ = [
     "Distribution",
     "Space",
+    "choice",
     "combinations",
     "describe",
     "extremes",
@@ -84,7 +85,7 @@ def parse_space(
     globs: set[str] = set()
     for key, values in _flat(search_space):
         if isinstance(values, list):
-            distributions[key] = _choice(key, [_value_text(value) for value in values])
+            distributions[key] = choice(key, [_value_text(value) for value in values])
             continue
         try:
             override = parser.parse_override(f"{key}={values}")
@@ -218,15 +219,23 @@ def _distribution(override: Override) -> Distribution:
     try:
         if override.is_choice_sweep():
             choices = override.sweep_iterator(transformer=Transformer.identity)
-            return _choice(key, [_value_text(choice) for choice in choices])
+            return choice(key, [_value_text(value) for value in choices])
         made: Distribution = create_optuna_distribution_from_override(override)
     except (AssertionError, HydraException, NotImplementedError, ValueError) as error:
         raise ConfigError(f"{key}: can't be tried: {' '.join(str(error).split())}") from error
     return made
 
 
-def _choice(key: str, values: Sequence[Any]) -> Distribution:
-    """Make a choice of numbers, bools and texts as an override has them."""
+def choice(key: str, values: Sequence[Any]) -> Distribution:
+    """Make a choice of numbers, bools and texts as an override has them.
+
+    Args:
+        key: The override key, for the message.
+        values: What to choose from.
+
+    Raises:
+        ConfigError: There is no value.
+    """
     from optuna.distributions import CategoricalDistribution
 
     found = list(dict.fromkeys((type(value), value) for value in values))
