@@ -89,7 +89,7 @@ def _preprocessing_problems(cfg: DictConfig) -> Iterator[str]:
 
 def _data_argument_problems(cfg: DictConfig) -> Iterator[str]:
     from entrypoints.preprocess import split_arguments
-    from ml_project_template.data import RawTable
+    from ml_project_template.data import RawTable, SplitSettings
     from ml_project_template.utils.io import exists
 
     if OmegaConf.is_missing(cfg.data, "target_column"):
@@ -103,8 +103,13 @@ def _data_argument_problems(cfg: DictConfig) -> Iterator[str]:
         RawTable,
         split_arguments(cfg),
         where="data",
-        ignore=("only_columns", "storage_options"),
+        ignore=("only_columns", "split_by", "storage_options"),
     )
+    split = plain(cfg.data.split)
+    problems = check_arguments(SplitSettings, split, where="data.split")
+    yield from problems
+    if not problems:
+        SplitSettings(**split).check()
 
 
 def _run_problems(cfg: DictConfig) -> Iterator[str]:

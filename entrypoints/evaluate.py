@@ -17,7 +17,7 @@ from entrypoints._comparison import (
     compare,
     comparison_table,
 )
-from entrypoints._shell import entrypoint, run
+from entrypoints._shell import entrypoint, plain, run
 from entrypoints._summary import metrics_table
 from entrypoints.onboard import onboard, storage_options
 from entrypoints.preprocess import raw_table
@@ -172,13 +172,21 @@ def warn_of_other_rows(
     if metadata.get("data", {}).get("digest") != digest:
         return
     trained = (metadata.get("config") or {}).get("data", {})
-    for key in ("test_size", "val_size", "random_state"):
-        if key in trained and trained[key] != cfg.data[key]:
+    here, was = _split_settings(plain(cfg.data)), _split_settings(trained)
+    for key in was:
+        if was[key] != here[key]:
             log.warning(
                 "data.%s is %s here and was %s when the %s was trained: its training rows may "
                 "be among these. Give data.%s=%s for the same split.",
-                *(key, cfg.data[key], trained[key], what, key, trained[key]),
+                *(key, here[key], was[key], what, key, was[key]),
             )
+
+
+def _split_settings(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Name what decides which rows are for what, as far as the settings of the data hold it."""
+    nested = {f"split.{name}": value for name, value in (data.get("split") or {}).items()}
+    keys = ("test_size", "val_size", "random_state")
+    return {**{key: data[key] for key in keys if key in data}, **nested}
 
 
 @entrypoint("evaluate")

@@ -79,16 +79,16 @@ def raw_table(cfg: DictConfig, **changes: Any) -> RawTable:
         cfg: The configuration: ``data``, ``storage``.
         **changes: What is to differ from it.
     """
-    from ml_project_template.data import RawTable
+    from ml_project_template.data import RawTable, SplitSettings
 
     settings = {**split_arguments(cfg), "storage_options": storage_options(cfg), **changes}
-    return RawTable(**settings)
+    return RawTable(split_by=SplitSettings(**plain(cfg.data.split)), **settings)
 
 
 def split_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """Give the settings of ``cfg.data`` that are a `RawTable`'s."""
+    """Give the settings of ``cfg.data`` that are a `RawTable`'s, but those in ``split``."""
     arguments: dict[str, Any] = plain(cfg.data)
-    del arguments["source"]
+    del arguments["source"], arguments["split"]
     options = arguments["read_options"]
     arguments["read_options"] = {key: value for key, value in options.items() if value is not None}
     return arguments

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ml_project_template.data.base import BaseDataset
     from ml_project_template.data.folds import Fold, prepare_folds
+    from ml_project_template.data.parts import SplitSettings
     from ml_project_template.data.prepare import Prepared
     from ml_project_template.data.preprocessing import Preprocessor
     from ml_project_template.data.signature import Feature, Signature
@@ -29,6 +30,7 @@ __all__ = [
     "Preprocessor",
     "RawTable",
     "Signature",
+    "SplitSettings",
     "TabularDataset",
     "onboard",
     "prepare_folds",
@@ -43,6 +45,7 @@ _MODULES = {
     "Preprocessor": "preprocessing",
     "RawTable": "table",
     "Signature": "signature",
+    "SplitSettings": "parts",
     "TabularDataset": "tabular",
     "onboard": "sources",
     "prepare_folds": "folds",

@@ -10,10 +10,8 @@ from pydantic import Field
 from ml_project_template.data.prepare import fit_parts
 from ml_project_template.data.preprocessing import Preprocessor
 from ml_project_template.data.signature import Signature
-from ml_project_template.data.splitting import fold_indices
 from ml_project_template.data.table import RawTable
 from ml_project_template.data.tabular import TabularDataset
-from ml_project_template.utils.secrets import public_url
 
 __all__ = ["Fold", "prepare_folds"]
 
@@ -51,24 +49,17 @@ def prepare_folds(
         cv: How many folds to make, at least 2.
 
     Returns:
-        ``cv`` folds; each row that is no test row validates in exactly one of them. All are in
-        memory at once, about ``cv`` times the table.
+        ``cv`` folds; each row that is no test row validates in exactly one of them, but in a split
+        by time. All are in memory at once, about ``cv`` times the table.
 
     Raises:
         ConfigError: A setting is out of range.
         DataError: The table can't be used as it is, or has too few rows for so many folds.
         FileNotFoundError: There is no such file.
     """
-    raw = table.without_validation().parts()["train"]
     folds = []
-    for train, val in fold_indices(
-        raw.codes,
-        raw.class_names or ("",),
-        cv,
-        table.random_state,
-        f"'{public_url(table.path)}'",
-    ):
-        parts = {"train": raw.take(train), "val": raw.take(val)}
+    for train, val in table.folds(cv):
+        parts = {"train": train, "val": val}
         prepared, fitted, signature = fit_parts(parts, preprocessor, table.path)
         folds.append(Fold(prepared["train"], prepared["val"], fitted, signature))
     return folds

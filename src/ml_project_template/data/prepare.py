@@ -21,7 +21,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,9 @@ def prepare(table: RawTable, *, preprocessor: Preprocessor, output_root: str) ->
             f"The name '{table.name}' of a data set must be usable as a directory's name."
         )
     config = {**table.settings(), "preprocessor": preprocessor.get_params()}
+    if table.split_by.file is not None:
+        # What it says shapes the parts, wherever it lies.
+        config["split_file"] = io.sha256(table.split_by.file, table.storage_options)
     place = _Place(table.name, output_root, config, table.storage_options)
     digest = io.sha256(table.path, table.storage_options)
     found = place.read(digest, source=public_url(table.path))
@@ -188,9 +191,10 @@ class _Place:
         expected = {"format_version": FORMAT_VERSION, "input": digest, "config": self._config}
         if not isinstance(record, dict) or {**record, "files": None} != {**expected, "files": None}:
             raise DataError(f"{PREPARED} is not about this input and these settings.")
-        names = [PREPROCESSING, SIGNATURE, *(f"{part}.parquet" for part in self._parts())]
-        files = record["files"]
-        if not isinstance(files, dict) or set(files) != set(names):
+        files = record["files"] if isinstance(record["files"], dict) else {}
+        there = self._parts([name.removesuffix(".parquet") for name in files])
+        names = [PREPROCESSING, SIGNATURE, *(f"{part}.parquet" for part in there)]
+        if set(files) != set(names):
             raise DataError(f"{PREPARED} does not list the files {', '.join(names)}.")
         contents = {name: self._verified(directory, name, files[name]) for name in names}
         preprocessor = Preprocessor.from_dict(
@@ -198,7 +202,7 @@ class _Place:
         )
         signature = Signature.from_dict(io.parse_json(contents[SIGNATURE], where=SIGNATURE))
         parts: dict[str, TabularDataset] = {}
-        for part in self._parts():
+        for part in there:
             table = parse_parquet(contents[f"{part}.parquet"], f"{part}.parquet")
             names = list(preprocessor.output_names_)
             if list(table.columns) != [*names, signature.target]:
@@ -226,8 +230,10 @@ class _Place:
             reused=True,
         )
 
-    def _parts(self) -> list[str]:
-        """Name the parts that these settings give."""
+    def _parts(self, there: Collection[str]) -> list[str]:
+        """Name the parts that these settings give; a file that splits may name some alone."""
+        if "split_file" in self._config:
+            return [part for part in PARTS if part == "train" or part in there]
         return [part for part in PARTS if self._config.get(f"{part}_size", 1.0) > 0.0]
 
     def _verified(self, directory: str, name: str, expected: object) -> bytes:
@@ -249,7 +255,7 @@ class _Place:
         contents = {
             PREPROCESSING: _json_bytes(preprocessor.to_dict()),
             SIGNATURE: _json_bytes(signature.to_dict()),
-            **{f"{part}.parquet": parts[part].parquet_bytes() for part in self._parts()},
+            **{f"{part}.parquet": parts[part].parquet_bytes() for part in self._parts(parts)},
         }
         record = {
             "format_version": FORMAT_VERSION,

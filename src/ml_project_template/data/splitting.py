@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["fold_indices", "num_rows_of", "split_indices"]
+__all__ = ["check_seed", "fold_indices", "listed_classes", "num_rows_of", "split_indices"]
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def split_indices(
         ConfigError: The seed is out of range.
         DataError: A part would be empty.
     """
-    _check_seed(random_state)
+    check_seed(random_state)
     from sklearn.model_selection import train_test_split
 
     num_rows = len(codes)
@@ -58,7 +58,7 @@ def split_indices(
         logger.warning(
             "%s: the only row of %s is kept for training.",
             name,
-            _listed([class_names[int(code)] for code in rare]),
+            listed_classes([class_names[int(code)] for code in rare]),
         )
     if num_test < common or len(rest) - num_test < common:
         # Too few rows to give each class its share on both sides: keep one row of each class for
@@ -127,15 +127,17 @@ def fold_indices(
     # True counts as 1, so that it is refused as well.
     if not isinstance(num_folds, int) or num_folds < 2:
         raise ConfigError(f"cv must be a whole number of at least 2, got {num_folds!r}.")
-    _check_seed(random_state)
+    check_seed(random_state)
     from sklearn.model_selection import StratifiedKFold
 
     counts = np.bincount(codes, minlength=len(class_names))
+    if len(class_names) == 1 and len(codes) < num_folds:
+        raise DataError(f"{name}: {len(codes)} rows are too few for cv={num_folds}.")
     single = [class_names[int(code)] for code in np.flatnonzero(counts == 1)]
     if single:
         raise DataError(
-            f"{name}: only one row of {_listed(single)} is left to cut into {num_folds} folds; "
-            "each class needs at least two, or a fold would train without it."
+            f"{name}: only one row of {listed_classes(single)} is left to cut into {num_folds} "
+            "folds; each class needs at least two, or a fold would train without it."
         )
     largest = int(counts.max())
     if largest < num_folds:
@@ -150,7 +152,7 @@ def fold_indices(
             "%s: fewer than %d rows of %s: some of the %d folds validate without it.",
             name,
             num_folds,
-            _listed([class_names[int(code)] for code in rare]),
+            listed_classes([class_names[int(code)] for code in rare]),
             num_folds,
         )
     splitter = StratifiedKFold(num_folds, shuffle=True, random_state=random_state)
@@ -175,13 +177,26 @@ def num_rows_of(size: float, num_rows: int) -> int:
     return math.ceil(size * num_rows - 1e-9)
 
 
-def _check_seed(random_state: int) -> None:
+def check_seed(random_state: int) -> None:
+    """Refuse a seed that is out of range.
+
+    Args:
+        random_state: A whole number in [0, 2**32).
+
+    Raises:
+        ConfigError: It is not.
+    """
     if isinstance(random_state, bool) or not 0 <= random_state < 2**32:
         raise ConfigError(f"random_state must be a whole number in [0, 2**32), got {random_state}.")
 
 
-def _listed(labels: Sequence[str], limit: int = 5) -> str:
-    """Name the first classes and count the rest."""
+def listed_classes(labels: Sequence[str], limit: int = 5) -> str:
+    """Name the first classes and count the rest.
+
+    Args:
+        labels: Names of classes.
+        limit: How many are named.
+    """
     text = ", ".join(f"'{label}'" for label in labels[:limit])
     more = len(labels) - limit
     return f"class {text}" if more <= 0 else f"class {text} and {more} more"

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
+import pandas as pd
 from pydantic import Field
 
 from ml_project_template.data.columns import label_text
+from ml_project_template.data.files import format_of, parse
+from ml_project_template.data.parts import PARTS, SplitSettings, fold_rows, part_rows
 from ml_project_template.data.signature import Task
-from ml_project_template.data.splitting import num_rows_of, split_indices
 from ml_project_template.data.tabular import TabularDataset
 from ml_project_template.errors import ConfigError, unknown
+from ml_project_template.utils import io
 from ml_project_template.utils.secrets import public_url
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["PARTS", "RawTable", "Split"]
 
 Split = Literal["train", "val", "test", "all"]
-
-PARTS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +46,7 @@ class RawTable:
         test_size: The part of all rows that is kept for the test, in [0, 1).
         val_size: The part of all rows that is kept for validation, in [0, 1).
         random_state: The seed of both draws.
+        split_by: How the rows are split.
         read_options: How a CSV is written, as for ``TabularDataset.from_csv``.
         storage_options: Options of the storage that the path lies on.
     """
@@ -58,6 +64,7 @@ class RawTable:
     test_size: Annotated[float, Field(ge=0, lt=1)] = 0.2
     val_size: Annotated[float, Field(ge=0, lt=1)] = 0.2
     random_state: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    split_by: SplitSettings = field(default_factory=SplitSettings)
     read_options: Mapping[str, Any] = field(default_factory=dict)
     storage_options: Mapping[str, Any] | None = None
 
@@ -66,6 +73,7 @@ class RawTable:
         settings = asdict(self)
         for key in ("path", "name", "storage_options", "only_columns"):
             del settings[key]
+        del settings["split_by"]["file"]
         if self.class_names is not None:
             settings["class_names"] = [label_text(label) for label in self.class_names]
         return {
@@ -99,6 +107,7 @@ class RawTable:
             DataError: The table can't be used as it is.
             FileNotFoundError: There is no such file.
         """
+        self.split_by.check()
         return TabularDataset.from_file(
             self.path,
             target_column=self.target_column,
@@ -109,18 +118,17 @@ class RawTable:
             only_columns=self.only_columns,
             drop_identifiers=self.drop_identifiers,
             drop_constant=self.drop_constant,
+            split_column=self.split_by.column,
             name=self.name,
             storage_options=self.storage_options,
             **self.read_options,
         )
 
     def parts(self) -> dict[str, TabularDataset]:
-        """Read the table and draw test rows, then validation rows, then keep the rest.
-
-        The test rows are drawn first and from all rows, so they don't depend on ``val_size``.
+        """Read the table and split it; see `part_rows`.
 
         Returns:
-            ``train``, and ``test`` and ``val`` where their sizes are not 0.
+            ``train``, and ``test`` and ``val`` where there are such rows.
 
         Raises:
             ConfigError: A setting is wrong.
@@ -128,21 +136,65 @@ class RawTable:
             FileNotFoundError: There is no such file.
         """
         self.check_sizes()
-        train = self.read()
-        parts: dict[str, TabularDataset] = {}
-        num_rows = len(train)
-        for part, size in (("test", self.test_size), ("val", self.val_size)):
-            if size > 0.0:
-                rest, chosen = split_indices(
-                    train.codes,
-                    train.class_names or ("",),
-                    num_rows_of(size, num_rows),
-                    self.random_state,
-                    f"'{public_url(self.path)}'",
-                )
-                parts[part] = train.take(chosen)
-                train = train.take(rest)
-        return {"train": train, **parts}
+        data = self.read()
+        return {part: data.take(rows) for part, rows in self._rows(data).items()}
+
+    def folds(self, cv: int) -> list[tuple[TabularDataset, TabularDataset]]:
+        """Read the table, set its test rows aside, and cut the rest into folds; see `fold_rows`.
+
+        Args:
+            cv: How many folds to make, at least 2.
+
+        Returns:
+            For each fold its training and its validation rows.
+
+        Raises:
+            ConfigError: A setting is wrong.
+            DataError: The table can't be used as it is, or is too small for so many folds.
+            FileNotFoundError: There is no such file.
+        """
+        self.check_sizes()
+        data = self.read()
+        rest = np.ones(len(data), dtype=bool)
+        rest[replace(self, val_size=0.0)._rows(data).get("test", [])] = False
+        data = data.take(np.flatnonzero(rest))
+        return [
+            (data.take(train), data.take(val))
+            for train, val in fold_rows(
+                data,
+                self.split_by,
+                num_folds=cv,
+                random_state=self.random_state,
+                where=self._where,
+            )
+        ]
+
+    def _rows(self, data: TabularDataset) -> dict[str, NDArray[np.int64]]:
+        """Find the positions of the rows of each part."""
+        return part_rows(
+            data,
+            self.split_by,
+            test_size=self.test_size,
+            val_size=self.val_size,
+            random_state=self.random_state,
+            where=self._where,
+            assigned=self._assigned(),
+        )
+
+    def _assigned(self) -> pd.DataFrame | None:
+        """Read the file that says what each row is for, if the split goes by one."""
+        path = self.split_by.file
+        if path is None:
+            return None
+        shown = f"split.file '{public_url(path)}'"
+        data = io.read_bytes(path, storage_options=self.storage_options)
+        table = parse(data, shown, format_of(path), {})
+        table.columns = pd.Index([str(column) for column in table.columns], dtype=object)
+        return table
+
+    @property
+    def _where(self) -> str:
+        return f"'{public_url(self.path)}'"
 
     def split(self, split: Split) -> TabularDataset:
         """Read the raw rows of one part.
@@ -159,13 +211,14 @@ class RawTable:
             raise ConfigError(unknown("split", str(split), [*PARTS, "all"]))
         if split == "all":
             self.check_sizes()
-            return self.read()
+            # Where the features are known, the column of the split need not be there.
+            known = self if self.only_columns is None else replace(self, split_by=SplitSettings())
+            return known.read()
         parts = self.parts()
+        if split not in parts and self.split_by.method == "file":
+            raise ConfigError(
+                f"The split '{split}' has no rows: split.file names none ({', '.join(parts)})."
+            )
         if split not in parts:
             raise ConfigError(f"The split '{split}' has no rows: {split}_size is 0.")
         return parts[split]
-
-    def without_validation(self) -> RawTable:
-        """Give the same table with all rows that are not for the test in its training part."""
-        self.check_sizes()
-        return replace(self, val_size=0.0)

@@ -66,10 +66,12 @@ class TabularDataset(BaseDataset):
         source: The path or URL that the table was read from.
         signature: What the raw features look like; set on prepared data.
         preprocessor: What the features were prepared with; set on prepared data.
+        split_keys: What a split goes by, such as a group or a time of each row.
 
     Attributes:
         features: The typed columns; of prepared data, float32.
-        dropped: Column name to why it was left out: ``identifier``, ``constant`` or ``columns``.
+        dropped: Column name to why it was left out: ``identifier``, ``constant``, ``columns`` or
+            ``split``.
 
     Raises:
         ConfigError: An unknown task, or an unknown type in ``columns``.
@@ -92,6 +94,7 @@ class TabularDataset(BaseDataset):
         source: str | None = None,
         signature: Signature | None = None,
         preprocessor: Preprocessor | None = None,
+        split_keys: pd.Series[Any] | None = None,
     ) -> None:
         where = f"'{source or name}'"
         self.name = name
@@ -100,6 +103,7 @@ class TabularDataset(BaseDataset):
         self.target_column = target_column
         self.signature = signature
         self.preprocessor = preprocessor
+        self.split_keys = None if split_keys is None else split_keys.reset_index(drop=True)
         self.features = _typed_features(features, columns or {}, where)
         self.dropped = {key: "columns" for key, kind in (columns or {}).items() if kind == "drop"}
         self._drop(columns or {}, identifiers=drop_identifiers, constant=drop_constant, where=where)
@@ -169,6 +173,7 @@ class TabularDataset(BaseDataset):
         only_columns: Sequence[str] | None = None,
         drop_identifiers: bool = True,
         drop_constant: bool = False,
+        split_column: str | None = None,
         name: str | None = None,
         storage_options: Mapping[str, Any] | None = None,
         file_format: FileFormat | None = None,
@@ -186,6 +191,8 @@ class TabularDataset(BaseDataset):
             only_columns: The features; other columns are left out. None takes all.
             drop_identifiers: As for the class.
             drop_constant: As for the class.
+            split_column: The column that becomes ``split_keys``. It is no feature unless
+                ``columns`` or ``only_columns`` name it: what tells the parts apart would leak.
             name: What the data set is called; default: the name of the file.
             storage_options: Options of the storage that the path lies on.
             file_format: ``csv``, plain or gzipped, or ``parquet``; None goes by the ending.
@@ -215,11 +222,21 @@ class TabularDataset(BaseDataset):
         table = parse(data, where, file_format, read_options)
         if table.empty:
             raise DataError(f"{where} has no rows of data.")
-        features, target = _separate(table, target_column, drop_columns, only_columns, where)
         known = columns or {}
+        keys = _split_keys(table, split_column, target_column, where)
+        splits = split_column is not None and split_column not in {*known, *drop_columns}
+        splits = splits and only_columns is None
+        if splits:
+            logger.info(
+                "%s: the column '%s' splits the rows and is left out; data.columns.%s=... keeps it "
+                "as a feature.",
+                *(where, split_column, split_column),
+            )
+            drop_columns = [*drop_columns, str(split_column)]
+        features, target = _separate(table, target_column, drop_columns, only_columns, where)
         if only_columns is not None:
             known = {key: kind for key, kind in known.items() if key in only_columns}
-        return cls(
+        dataset = cls(
             features,
             target,
             target_column=target_column,
@@ -231,7 +248,11 @@ class TabularDataset(BaseDataset):
             name=name or PurePosixPath(text).name.split(".")[0],
             digest=hashlib.sha256(data).hexdigest(),
             source=shown,
+            split_keys=keys,
         )
+        if splits:
+            dataset.dropped[str(split_column)] = "split"
+        return dataset
 
     @classmethod
     def from_csv(cls, path: FilePath, *, target_column: str, **options: Any) -> Self:
@@ -462,6 +483,8 @@ class TabularDataset(BaseDataset):
         part = copy.copy(self)
         part.features = self.features.iloc[positions].reset_index(drop=True)
         part._y = None if self._y is None else self._y[positions]
+        if self.split_keys is not None:
+            part.split_keys = self.split_keys.iloc[positions].reset_index(drop=True)
         part._matrix = None
         return part
 
@@ -518,6 +541,20 @@ def _typed_features(features: pd.DataFrame, columns: Mapping[str, str], where: s
     if not typed:
         raise DataError(f"{where} has no feature column: data.columns drops all of them.")
     return pd.DataFrame(typed, copy=False)
+
+
+def _split_keys(
+    table: pd.DataFrame, split_column: str | None, target_column: str, where: str
+) -> pd.Series[Any] | None:
+    """Find the column that a split goes by."""
+    if split_column is None:
+        return None
+    names = [str(column) for column in table.columns]
+    if split_column not in names:
+        raise DataError(f"{where}: {unknown('split column', split_column, names)}")
+    if split_column == target_column:
+        raise DataError(f"{where}: the target column '{target_column}' can't split the rows.")
+    return table.iloc[:, names.index(split_column)]
 
 
 def _separate(

@@ -34,7 +34,10 @@ __all__ = ["Direction", "Promotion", "promote_model"]
 Direction = Literal["minimize", "maximize"]
 
 # What decides which rows of a table are for the test, and what they are tested for.
-_SPLIT_PARAMS = ("target_column", "test_size", "val_size", "random_state")
+_SPLIT_PARAMS = (
+    *("target_column", "test_size", "val_size", "random_state"),
+    *("split.method", "split.column", "split.file"),
+)
 
 
 @dataclass(frozen=True)
