@@ -31,6 +31,7 @@ def preprocess(cfg: DictConfig) -> Prepared:
         DataError: The table can't be used as it is.
     """
     from ml_project_template.data import Preprocessor
+    from ml_project_template.data.column_table import describe_columns
     from ml_project_template.data.prepare import prepare
 
     onboard(cfg)
@@ -39,6 +40,9 @@ def preprocess(cfg: DictConfig) -> Prepared:
         preprocessor=build(cfg.preprocessing, Preprocessor, where="preprocessing"),
         output_root=f"{cfg.storage.data_root}/processed",
     )
+    if not prepared.reused:
+        for line in describe_columns(prepared.signature, prepared.train.dropped):
+            log.info("%s", line)
     rows = {"training": prepared.train, "validation": prepared.val, "test": prepared.test}
     log.info(
         "Preprocess: %s %s (%s rows)",

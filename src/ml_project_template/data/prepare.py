@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from ml_project_template.data.files import parse_parquet
+from ml_project_template.data.leakage import warn_of_leaks
 from ml_project_template.data.preprocessing import Preprocessor
 from ml_project_template.data.signature import Signature
 from ml_project_template.data.table import PARTS, RawTable
@@ -108,6 +109,7 @@ def prepare(table: RawTable, *, preprocessor: Preprocessor, output_root: str) ->
     if found is not None:
         return found
     parts = table.parts()
+    warn_of_leaks(parts, f"'{public_url(table.path)}'")
     prepared, fitted, signature = fit_parts(parts, preprocessor, table.path)
     # The digest of the bytes that were parsed: the file may have changed since it was looked up.
     parsed = parts["train"].digest
