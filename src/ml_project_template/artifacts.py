@@ -51,8 +51,11 @@ __all__ = [
     "PREPROCESSING",
     "PROBE",
     "SIGNATURE",
+    "WEIGHTS_CATBOOST",
+    "WEIGHTS_LIGHTGBM",
     "WEIGHTS_SAFETENSORS",
     "WEIGHTS_SKOPS",
+    "WEIGHTS_XGBOOST",
     "check_target",
     "copy_model_directory",
     "digest",
@@ -60,6 +63,7 @@ __all__ = [
     "load_estimator",
     "load_tensors",
     "open_model_directory",
+    "parse_json",
     "read_config",
     "save_estimator",
     "save_tensors",
@@ -75,6 +79,9 @@ METADATA = "metadata.json"
 MANIFEST = "manifest.json"
 WEIGHTS_SAFETENSORS = "weights.safetensors"
 WEIGHTS_SKOPS = "weights.skops"
+WEIGHTS_CATBOOST = "weights.catboost"
+WEIGHTS_LIGHTGBM = "weights.lightgbm"
+WEIGHTS_XGBOOST = "weights.xgboost"
 INFERENCE = "inference.safetensors"
 PROBE = "probe.probabilities"
 FORMAT_VERSION = 1
@@ -87,8 +94,11 @@ _OWN_NAMES = frozenset(
         METADATA,
         PREPROCESSING,
         SIGNATURE,
+        WEIGHTS_CATBOOST,
+        WEIGHTS_LIGHTGBM,
         WEIGHTS_SAFETENSORS,
         WEIGHTS_SKOPS,
+        WEIGHTS_XGBOOST,
     }
 )
 _MAX_MANIFEST = 1024**2  # bytes
@@ -364,7 +374,7 @@ def load_tensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         length = struct.unpack("<Q", head)[0] if len(head) == 8 else -1
         if not 0 <= length <= _MAX_TENSOR_HEADER:
             raise ArtifactError(f"'{file.name}' is no safetensors file: its header is broken.")
-        _parse_json(handle.read(length), f"the header of '{file.name}'")
+        parse_json(handle.read(length), f"the header of '{file.name}'")
     try:
         tensors = load_file(file)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -562,11 +572,11 @@ def _check_replaceable(
 def _own_names(known: Mapping[str, bytes]) -> frozenset[str] | None:
     """Name the files that a model of ours has; None if there is no model of ours."""
     with contextlib.suppress(ArtifactError, KeyError):
-        manifest = _parse_json(known[MANIFEST], MANIFEST)
+        manifest = parse_json(known[MANIFEST], MANIFEST)
         return frozenset(_checked_manifest(manifest, MANIFEST)) | {MANIFEST}
     # A model whose manifest was damaged or lost can still be replaced.
     with contextlib.suppress(ArtifactError, KeyError):
-        _check_config(_parse_json(known[CONFIG], CONFIG), CONFIG)
+        _check_config(parse_json(known[CONFIG], CONFIG), CONFIG)
         return _OWN_NAMES
     return None
 
@@ -732,7 +742,7 @@ def _copy_checked(files: _LocalFiles | _RemoteFiles, snapshot: Path, shown: str)
     where = f"'{shown}': {MANIFEST}"
     if len(content) > _MAX_MANIFEST:
         raise ArtifactError(f"{where} is larger than {_MAX_MANIFEST} bytes.")
-    listed = _checked_manifest(_parse_json(content, where), f"{where}: ")
+    listed = _checked_manifest(parse_json(content, where), f"{where}: ")
     present = set(files.names()) - _LITTER - {MANIFEST}
     for name in sorted(present - listed.keys()):
         raise ArtifactError(f"'{shown}': {name!r} is not listed in the manifest.")
@@ -853,10 +863,19 @@ def _read_json(file: Path, limit: int) -> Any:
         content = handle.read(limit + 1)
     if len(content) > limit:
         raise ArtifactError(f"'{file.name}' is larger than {limit} bytes.")
-    return _parse_json(content, f"'{file.name}'")
+    return parse_json(content, f"'{file.name}'")
 
 
-def _parse_json(content: bytes, where: str) -> Any:
+def parse_json(content: bytes, where: str) -> Any:
+    """Parse JSON out of a model directory.
+
+    Args:
+        content: The text, UTF-8.
+        where: What an error calls it.
+
+    Raises:
+        ArtifactError: It is no JSON, or holds a key twice or a number that is not finite.
+    """
     try:
         return io.parse_json(content, where=where)
     except DataError as error:
@@ -1002,7 +1021,7 @@ def _checked_schema(archive: zipfile.ZipFile, size: int, name: str) -> Any:
         raise ArtifactError(f"'{name}' is no skops file: it has no schema.json.")
     if archive.getinfo("schema.json").file_size > _MAX_SCHEMA:
         raise ArtifactError(f"'{name}': schema.json is larger than {_MAX_SCHEMA} bytes.")
-    return _parse_json(archive.read("schema.json"), f"'{name}': schema.json")
+    return parse_json(archive.read("schema.json"), f"'{name}': schema.json")
 
 
 def _check_finite(name: str, array: np.ndarray) -> None:

@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ml_project_template.models.base import BaseModel, TrainingReport
+    from ml_project_template.models.catboost_classifier import CatboostClassifier
+    from ml_project_template.models.catboost_regressor import CatboostRegressor
     from ml_project_template.models.gb_classifier import GBClassifier
     from ml_project_template.models.gb_regressor import GBRegressor
+    from ml_project_template.models.lightgbm_classifier import LightgbmClassifier
+    from ml_project_template.models.lightgbm_regressor import LightgbmRegressor
     from ml_project_template.models.linear_classifier import LinearClassifier
     from ml_project_template.models.linear_regressor import LinearRegressor
     from ml_project_template.models.mlp_classifier import MLPClassifier
@@ -21,11 +25,17 @@ if TYPE_CHECKING:
     from ml_project_template.models.registry import ModelRegistry, register
     from ml_project_template.models.tabm_classifier import TabMClassifier
     from ml_project_template.models.tabm_regressor import TabMRegressor
+    from ml_project_template.models.xgboost_classifier import XgboostClassifier
+    from ml_project_template.models.xgboost_regressor import XgboostRegressor
 
 __all__ = [
     "BaseModel",
+    "CatboostClassifier",
+    "CatboostRegressor",
     "GBClassifier",
     "GBRegressor",
+    "LightgbmClassifier",
+    "LightgbmRegressor",
     "LinearClassifier",
     "LinearRegressor",
     "MLPClassifier",
@@ -36,10 +46,18 @@ __all__ = [
     "TabMClassifier",
     "TabMRegressor",
     "TrainingReport",
+    "XgboostClassifier",
+    "XgboostRegressor",
     "register",
 ]
 
 _MODULES = {
+    "CatboostClassifier": "catboost_classifier",
+    "CatboostRegressor": "catboost_regressor",
+    "LightgbmClassifier": "lightgbm_classifier",
+    "LightgbmRegressor": "lightgbm_regressor",
+    "XgboostClassifier": "xgboost_classifier",
+    "XgboostRegressor": "xgboost_regressor",
     "BaseModel": "base",
     "GBClassifier": "gb_classifier",
     "GBRegressor": "gb_regressor",
