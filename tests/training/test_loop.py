@@ -171,3 +171,13 @@ def test_chunks_do_not_change_the_outputs_nor_the_mode() -> None:
     torch.testing.assert_close(forward_in_chunks(module, X, chunk_rows=7), expected)
     assert module.training
     assert forward_in_chunks(module, X[:0]).shape == (0, 2)
+
+
+def test_a_module_may_say_how_many_rows_pass_at_once() -> None:
+    class Wide(torch.nn.Module):
+        chunk_rows = 3
+
+        def forward(self, X: torch.Tensor) -> torch.Tensor:
+            return torch.full((len(X),), len(X))
+
+    assert forward_in_chunks(Wide(), torch.zeros(7, 4)).tolist() == [3, 3, 3, 3, 3, 3, 1]
