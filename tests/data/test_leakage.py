@@ -80,7 +80,7 @@ def test_a_feature_that_determines_the_class_is_told(
 
 
 def test_a_number_that_is_the_target_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    y = np.random.default_rng(3).normal(size=N) * 1e200
+    y = np.random.default_rng(3).normal(size=N) * 1e90
     (line,) = _warnings(caplog, _frame(feet=3.28 * y + 1.0, near=y + 1e199 * np.arange(N)), y)
     assert "the feature 'feet' is the target in other units" in line
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
 from ml_project_template.data import Preprocessor, TabularDataset
 from ml_project_template.data.one_hot import OneHot, OneHotDataset
@@ -30,3 +31,13 @@ def test_a_view_is_the_data_set_in_another_form(mixed: TabularDataset) -> None:
     first, second = view.split(0.5, 0)
     assert len(first) + len(second) == len(mixed)
     assert isinstance(second, OneHotDataset)
+
+
+def test_a_category_without_any_level_is_zero_everywhere() -> None:
+    table = pd.DataFrame({"city": pd.Categorical([None, None], categories=["Rome"]), "a": [1, 2]})
+    raw = TabularDataset(table, ["x", "y"], target_column="t", columns={"city": "category"})
+    prepared = Preprocessor().fit(raw).transform(raw)
+    assert prepared.cardinalities == (1, 0)
+    view = OneHotDataset(prepared, OneHot(prepared.cardinalities))
+    assert view.feature_names == ("city=", "a")
+    assert view.X[:, 0].tolist() == [0, 0]

@@ -181,7 +181,7 @@ def test_three_rows_a_constant_column_and_300_columns_are_fine(tmp_path: Path) -
         (
             "a,t\n" + "1,x\n" * 9 + "abc,y\n",
             r"column 'a', row 10: 'abc' is not a number\. 90% of the values are numbers\..*"
-            r"na_values.*columns\.a=category",
+            r"na_values.*columns={a: category}",
         ),
         ("a,t\n1,x\ninf,y\n", r"column 'a', row 2: inf is not a finite number"),
         ("a,t\n1,x\n-1e400,y\n", r"column 'a', row 2: -inf is not a finite number"),
@@ -627,3 +627,9 @@ def test_all_columns_that_cannot_be_used_are_named_at_once() -> None:
     many = pd.DataFrame({f"c{index}": [b"x", b"y"] for index in range(12)})
     with pytest.raises(DataError, match=r"c9, \.\.\.\]$"):
         TabularDataset(many, ["p", "q"], target_column="t")
+
+
+def test_a_target_that_can_not_be_squared_is_told() -> None:
+    table = pd.DataFrame({"a": range(4)})
+    with pytest.raises(DataError, match=r"column 't', row 2: 1e\+200 is too large"):
+        TabularDataset(table, [0.5, 1e200, 1.0, 2.0], target_column="t", task="regression")

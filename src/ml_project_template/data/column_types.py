@@ -108,7 +108,8 @@ def typed_column(
             if float(of_rows) >= _MOSTLY_NUMBERS:
                 raise DataError(
                     f"{error} {of_rows:.0%} of the values are numbers. If it stands for a missing "
-                    f"one, add it to na_values; if these are names, say columns.{name}=category."
+                    "one, add it to na_values; if these are names, say "
+                    f"'data.columns={{{name}: category}}'."
                 ) from error
         if all(numbers):
             # Such as a number that is not finite: no other type makes that right.

@@ -59,12 +59,13 @@ class OneHot:
             feature_names: The names of the features.
             levels: The levels of each, none for a number.
         """
-        return [
-            feature_names[source]
-            if level < 0
-            else f"{feature_names[source]}={levels[source][level]}"
-            for source, level in zip(self._sources, self._levels, strict=True)
-        ]
+        names = []
+        for source, level in zip(self._sources, self._levels, strict=True):
+            name = feature_names[source]
+            # Of a category without any level there is a column that is zero in all rows.
+            known = levels[source][level] if 0 <= level < len(levels[source]) else ""
+            names.append(name if level < 0 else f"{name}={known}")
+        return names
 
     def transform(self, X: NDArray[np.float32]) -> NDArray[np.float32]:
         """Put the columns in the place of the categories.

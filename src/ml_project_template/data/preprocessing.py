@@ -152,7 +152,8 @@ class Preprocessor:
     def cardinalities_(self) -> tuple[int, ...]:
         """The number of levels of each prepared feature, 0 for what is no category."""
         return tuple(
-            len(self.levels_.get(raw, ()))
+            # One that the training rows never have a value of is a category all the same.
+            max(len(self.levels_[raw]), 1) if raw in self.levels_ else 0
             for raw in self.feature_names_
             for _ in self._outputs_of(raw)
         )

@@ -55,7 +55,7 @@ class RawTable:
     target_column: str
     name: str = "dataset"
     task: Task | Literal["auto"] = "auto"
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[str, str] | None = None
     class_names: Sequence[object] | None = None
     drop_columns: Sequence[str] = ()
     only_columns: Sequence[str] | None = None

@@ -144,7 +144,7 @@ class TabularDataset(BaseDataset):
             raise DataError(
                 f"{where} has no feature to learn from: {', '.join(left_out[:_SHOWN_COLUMNS])} "
                 "only name or number the rows, or hold one value alone. Keep one: "
-                f"data.columns.{left_out[0]}=category"
+                f"'data.columns={{{left_out[0]}: category}}'"
             )
         for reason, what in (
             ("identifier", "only names or numbers the rows"),
@@ -153,7 +153,8 @@ class TabularDataset(BaseDataset):
             for name in left_out:
                 if self.dropped[name] == reason:
                     logger.warning(
-                        "%s: the column '%s' %s and is left out; data.columns.%s=... keeps it.",
+                        "%s: the column '%s' %s and is left out; 'data.columns={%s: category}' "
+                        "keeps it.",
                         *(where, name, what, name),
                     )
         self.features = self.features.drop(columns=left_out)
@@ -228,8 +229,8 @@ class TabularDataset(BaseDataset):
         splits = splits and only_columns is None
         if splits:
             logger.info(
-                "%s: the column '%s' splits the rows and is left out; data.columns.%s=... keeps it "
-                "as a feature.",
+                "%s: the column '%s' splits the rows and is left out; "
+                "'data.columns={%s: category}' keeps it as a feature.",
                 *(where, split_column, split_column),
             )
             drop_columns = [*drop_columns, str(split_column)]

@@ -26,6 +26,7 @@ __all__ = ["encode_labels", "given_class_names", "read_numbers", "task_of"]
 # measure. Text with so many different values is neither.
 _MOST_CLASSES = 50
 _FEWEST_ROWS_OF_A_CLASS = 20
+_LARGEST = 1e100
 
 
 def task_of(
@@ -88,10 +89,17 @@ def read_numbers(target: pd.Series[Any], target_column: str, where: str) -> NDAr
         Shape ``(n_samples,)``, finite.
 
     Raises:
-        DataError: A value is missing or no finite number.
+        DataError: A value is missing, no finite number, or too large to be squared.
     """
     _refuse_missing(target, target_column, where, "fill in their value")
-    return numeric_column(target, target_column, where).to_numpy(dtype=np.float64)
+    values = numeric_column(target, target_column, where).to_numpy(dtype=np.float64)
+    largest = int(np.argmax(np.abs(values)))
+    if abs(values[largest]) > _LARGEST:
+        raise DataError(
+            f"{where}: target column '{target_column}', row {largest + 1}: {values[largest]:g} is "
+            "too large for its errors to be squared; write the target in larger units."
+        )
+    return values
 
 
 def given_class_names(class_names: Sequence[object]) -> tuple[str, ...]:

@@ -59,7 +59,7 @@ class XGBoost(Boosting):
         }
         objective, metric = self._names(len(train.class_names))
 
-        class Watching(xgboost.callback.TrainingCallback):  # type: ignore[misc]
+        class Watching(xgboost.callback.TrainingCallback):
             def after_iteration(self, _: Any, epoch: int, evals_log: Any) -> bool:
                 # XGBoost tells the root of the mean squared error.
                 power = 2 if metric == "rmse" else 1
