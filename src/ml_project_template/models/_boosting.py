@@ -48,7 +48,6 @@ class Boosting(BaseModel):
         learning_rate: What each tree's answer is multiplied with.
         max_iter: Boosting stages, at most.
         max_depth: Depth of a tree, at most.
-        min_samples_leaf: Rows in a leaf, at least.
         l2_regularization: Of the leaves' values.
         max_features: The part of the features drawn for each tree, in (0, 1].
         subsample: The part of the rows drawn for each tree, in (0, 1].
@@ -79,7 +78,6 @@ class Boosting(BaseModel):
         learning_rate: Annotated[float, Field(gt=0)] = 0.1,
         max_iter: Annotated[int, Field(gt=0)] = 200,
         max_depth: Annotated[int, Field(gt=0, le=16)] = 6,
-        min_samples_leaf: Annotated[int, Field(gt=0)] = 10,
         l2_regularization: Annotated[float, Field(ge=0)] = 1.0,
         max_features: Annotated[float, Field(gt=0, le=1)] = 1.0,
         subsample: Annotated[float, Field(gt=0, le=1)] = 1.0,
@@ -100,7 +98,6 @@ class Boosting(BaseModel):
         self.learning_rate = learning_rate
         self.max_iter = max_iter
         self.max_depth = max_depth
-        self.min_samples_leaf = min_samples_leaf
         self.l2_regularization = l2_regularization
         self.max_features = max_features
         self.subsample = subsample

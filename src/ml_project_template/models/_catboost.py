@@ -30,8 +30,9 @@ class CatBoost(Boosting):
     losses: ClassVar[Mapping[str, tuple[str, str]]] = {
         "squared_error": ("RMSE", "RMSE"),
         "absolute_error": ("MAE", "MAE"),
-        "poisson": ("Poisson", "Poisson"),
     }
+
+    _content: bytes | None = None  # of the file that the trees were loaded from
 
     def _boost(
         self,
@@ -43,6 +44,7 @@ class CatBoost(Boosting):
     ) -> Any:
         import catboost
 
+        self._content = None
         loss = self._name(len(train.class_names))
 
         class Watching:
@@ -62,7 +64,6 @@ class CatBoost(Boosting):
                 "iterations": self.max_iter,
                 "learning_rate": self.learning_rate,
                 "depth": self.max_depth,
-                "min_data_in_leaf": self.min_samples_leaf,
                 "l2_leaf_reg": self.l2_regularization,
                 "rsm": self.max_features,
                 "bootstrap_type": "Bernoulli" if self.subsample < 1 else "Bayesian",
@@ -112,9 +113,8 @@ class CatBoost(Boosting):
         return booster
 
     def _raw(self, X: NDArray[np.float32]) -> NDArray[Any]:
-        rate = self.loss == "poisson"
         answers: NDArray[Any] = self.booster_.predict(
-            self._pool(X), prediction_type="Exponent" if rate else "RawFormulaVal"
+            self._pool(X), prediction_type="RawFormulaVal"
         )
         return answers
 
@@ -129,7 +129,11 @@ class CatBoost(Boosting):
         return found / found.sum() if found.sum() > 0 else found
 
     def _save_weights(self, directory: Path) -> None:
-        # What would make another file of the same trees.
+        if self._content is not None:
+            # Written by CatBoost again, the same trees would make another file.
+            (directory / self.weights_name).write_bytes(self._content)
+            return
+        # What would make another file of the same fit.
         metadata = self.booster_.get_metadata()
         for name in ("model_guid", "train_finish_time"):
             metadata[name] = ""
@@ -148,4 +152,5 @@ class CatBoost(Boosting):
             raise ArtifactError(f"{path.name}: it does not take {n_features} features.")
         if np.size(booster.get_scale_and_bias()[1]) != (num_classes if num_classes > 2 else 1):
             raise ArtifactError(f"{path.name}: it does not know {num_classes} classes.")
+        self._content = path.read_bytes()
         return booster

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError
-from ml_project_template.models._boosting import Boosting, Watch, of_rows
+from ml_project_template.models._boosting import Boosting, BoostingLoss, Watch, of_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,7 +21,11 @@ __all__ = ["LightGBM"]
 
 
 class LightGBM(Boosting):
-    """Boosted trees by LightGBM (Ke et al., 2017), see `Boosting`."""
+    """Boosted trees by LightGBM (Ke et al., 2017), see `Boosting`.
+
+    Args:
+        min_samples_leaf: Rows in a leaf, at least.
+    """
 
     packages: ClassVar[tuple[str, ...]] = ("lightgbm", "numpy", "pandas", "safetensors")
     library: ClassVar[str] = "lightgbm"
@@ -31,6 +36,28 @@ class LightGBM(Boosting):
         "gamma": ("gamma", "gamma"),
         "poisson": ("poisson", "poisson"),
     }
+
+    def __init__(
+        self,
+        learning_rate: Annotated[float, Field(gt=0)] = 0.1,
+        max_iter: Annotated[int, Field(gt=0)] = 200,
+        max_depth: Annotated[int, Field(gt=0, le=16)] = 6,
+        min_samples_leaf: Annotated[int, Field(gt=0)] = 10,
+        l2_regularization: Annotated[float, Field(ge=0)] = 1.0,
+        max_features: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        subsample: Annotated[float, Field(gt=0, le=1)] = 1.0,
+        loss: BoostingLoss | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate=learning_rate,
+            max_iter=max_iter,
+            max_depth=max_depth,
+            l2_regularization=l2_regularization,
+            max_features=max_features,
+            subsample=subsample,
+            loss=loss,
+        )
+        self.min_samples_leaf = min_samples_leaf
 
     def _boost(
         self,
@@ -52,6 +79,8 @@ class LightGBM(Boosting):
             # As many as the depth allows.
             "num_leaves": min(2**self.max_depth, 131_072),
             "min_data_in_leaf": self.min_samples_leaf,
+            # Of a set of levels; 100 of LightGBM's own is half of a small table.
+            "min_data_per_group": self.min_samples_leaf,
             "min_data_in_bin": 1,
             "lambda_l2": self.l2_regularization,
             "feature_fraction": self.max_features,

@@ -413,7 +413,7 @@ def flatten_trees(
         n_leaves += int(leaf.sum())
     kinds = {"threshold": np.float64, "leaf_value": np.float64, "missing_left": np.uint8}
     levels = np.concatenate(sets)
-    by_level = np.asarray(levels.any(axis=1))
+    by_level = np.any(levels != 0, axis=1)
     categorical: dict[str, NDArray[Any]] = {
         "trees.by_level": by_level.astype(np.uint8),
         "trees.levels": levels[by_level].ravel(),

@@ -6,26 +6,32 @@ import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError
-from ml_project_template.models._boosting import Boosting, Watch, installed, of_rows
+from ml_project_template.models._boosting import Boosting, BoostingLoss, Watch, installed, of_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["XGBoost"]
 
-# Of the squared error; of the cross entropy, where a row is as likely to be of a class as not.
-_SECOND_DERIVATIVES = {"regression": 1.0, "classification": 0.25}
-
 
 class XGBoost(Boosting):
-    """Boosted trees by XGBoost (Chen and Guestrin, 2016), see `Boosting`."""
+    """Boosted trees by XGBoost (Chen and Guestrin, 2016), see `Boosting`.
+
+    Args:
+        min_child_weight: The second derivatives of the loss of the rows in a leaf, at least: the
+            number of rows for the squared error, less where a classification is sure.
+        max_features: As for all, but half of them are drawn for each tree. XGBoost splits at values
+            of rows, not between them: trees that differ make up for it on small tables.
+        subsample: As for all, but half of the rows are drawn.
+    """
 
     packages: ClassVar[tuple[str, ...]] = (
         "numpy",
@@ -33,6 +39,7 @@ class XGBoost(Boosting):
         "safetensors",
         installed("xgboost-cpu", "xgboost"),
     )
+    seed_matters: ClassVar[bool] = True
     library: ClassVar[str] = "xgboost"
     weights_name: ClassVar[str] = artifacts.WEIGHTS_XGBOOST
     losses: ClassVar[Mapping[str, tuple[str, str]]] = {
@@ -41,6 +48,28 @@ class XGBoost(Boosting):
         "gamma": ("reg:gamma", "gamma-nloglik"),
         "poisson": ("count:poisson", "poisson-nloglik"),
     }
+
+    def __init__(
+        self,
+        learning_rate: Annotated[float, Field(gt=0)] = 0.1,
+        max_iter: Annotated[int, Field(gt=0)] = 200,
+        max_depth: Annotated[int, Field(gt=0, le=16)] = 6,
+        min_child_weight: Annotated[float, Field(ge=0)] = 1.0,
+        l2_regularization: Annotated[float, Field(ge=0)] = 1.0,
+        max_features: Annotated[float, Field(gt=0, le=1)] = 0.5,
+        subsample: Annotated[float, Field(gt=0, le=1)] = 0.5,
+        loss: BoostingLoss | None = None,
+    ) -> None:
+        super().__init__(
+            learning_rate=learning_rate,
+            max_iter=max_iter,
+            max_depth=max_depth,
+            l2_regularization=l2_regularization,
+            max_features=max_features,
+            subsample=subsample,
+            loss=loss,
+        )
+        self.min_child_weight = min_child_weight
 
     def _boost(
         self,
@@ -74,8 +103,7 @@ class XGBoost(Boosting):
             "eval_metric": metric,
             "learning_rate": self.learning_rate,
             "max_depth": self.max_depth,
-            # XGBoost counts each row by its second derivative.
-            "min_child_weight": self.min_samples_leaf * _SECOND_DERIVATIVES[self.task],
+            "min_child_weight": self.min_child_weight,
             "lambda": self.l2_regularization,
             "colsample_bytree": self.max_features,
             "subsample": self.subsample,
