@@ -41,8 +41,13 @@ CONFIG_DIRECTORY = Path(__file__).resolve().parents[1] / "conf"
 
 
 def _stem(path: str | None) -> str | None:
-    """Name a data set by its file: ``a/my.csv.gz`` is ``my``."""
-    return Path(path).name.split(".")[0] if path else None
+    """Name a data set by its file: ``a/my.csv.gz`` is ``my``, and ``a/part-*.csv`` is ``part``."""
+    if not path:
+        return None
+    if re.match("https?://", path):
+        path = re.split("[?#]", path)[0]
+    name = re.sub(r"\[[^]]*\]|[*?]", "", Path(path).name.split(".")[0])
+    return name.strip("-_ ") or "data"
 
 
 def _raw_path(data_root: str, source: str | None) -> str | None:

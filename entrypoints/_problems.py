@@ -90,14 +90,16 @@ def _preprocessing_problems(cfg: DictConfig) -> Iterator[str]:
 def _data_argument_problems(cfg: DictConfig) -> Iterator[str]:
     from entrypoints.preprocess import split_arguments
     from ml_project_template.data import RawTable, SplitSettings
-    from ml_project_template.utils.io import exists
+    from ml_project_template.utils.io import exists, is_pattern, matching_files
 
     if OmegaConf.is_missing(cfg.data, "target_column"):
         return
     if cfg.data.path is None:
         yield "data.path: is required, such as data.path=my.csv"
         return
-    if cfg.data.source is None and not exists(cfg.data.path, storage_options(cfg)):
+    if cfg.data.source is None and is_pattern(cfg.data.path):
+        matching_files(cfg.data.path, storage_options(cfg))
+    elif cfg.data.source is None and not exists(cfg.data.path, storage_options(cfg)):
         yield f"data.path: there is no file '{cfg.data.path}'"
     yield from check_arguments(
         RawTable,
@@ -138,12 +140,12 @@ def _run_problems(cfg: DictConfig) -> Iterator[str]:
 
 def _data_problems(cfg: DictConfig) -> Iterator[str]:
     from entrypoints.preprocess import raw_table
-    from ml_project_template.utils.io import exists
+    from ml_project_template.utils.io import exists, is_pattern
 
     if OmegaConf.is_missing(cfg.data, "target_column") or cfg.data.path is None:
         return
     options = storage_options(cfg)
-    if not exists(cfg.data.path, options):
+    if not is_pattern(cfg.data.path) and not exists(cfg.data.path, options):
         source = cfg.data.source
         if source is not None and not source.startswith("sklearn:") and not exists(source, options):
             yield f"data.source: there is no file '{source}'"

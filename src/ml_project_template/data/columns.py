@@ -205,7 +205,12 @@ def label_texts(column: pd.Series[Any], name: str, where: str) -> NDArray[np.obj
     """
     import pandas as pd
 
-    codes, uniques = pd.factorize(column)
+    uniques: Any
+    try:
+        codes, uniques = pd.factorize(column)
+    except TypeError:
+        # Lists and objects can't be compared: they are looked at one by one.
+        codes, uniques = np.arange(len(column)), column.to_numpy(dtype=object)
     texts = np.empty(len(uniques), dtype=object)
     for index, value in enumerate(np.asarray(uniques, dtype=object)):
         if isinstance(value, (bytes, bytearray, list, dict, set, np.ndarray)):

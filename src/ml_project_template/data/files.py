@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import inspect
 import io
+import logging
+import lzma
+import re
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -14,10 +19,42 @@ import pandas as pd
 
 from ml_project_template.data.columns import MISSING_WORDS, check_unique
 from ml_project_template.errors import ConfigError, DataError, unknown
+from ml_project_template.utils.secrets import public_url
 
-__all__ = ["FileFormat", "format_of", "parse", "parse_csv", "parse_parquet"]
+__all__ = [
+    "ENDINGS",
+    "FileFormat",
+    "decompress",
+    "format_of",
+    "parse",
+    "parse_arrow",
+    "parse_csv",
+    "parse_json_lines",
+    "parse_parquet",
+    "sniff",
+]
 
-FileFormat = Literal["csv", "parquet"]
+logger = logging.getLogger(__name__)
+
+FileFormat = Literal["csv", "parquet", "arrow", "jsonl"]
+
+ENDINGS: dict[str, FileFormat] = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".parquet": "parquet",
+    ".feather": "arrow",
+    ".arrow": "arrow",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+"""The endings of files that can be read. Those of text may be followed by one of a compression."""
+
+_COMPRESSIONS = (".gz", ".bz2", ".zst", ".xz")
+_TEXT_FORMATS = ("csv", "jsonl")
+_SEPARATORS = ",;\t|"
+_SNIFFED_LINES = 100
+# Options of a CSV with which its first line need not be its header.
+_MOVED_HEADER = frozenset({"comment", "dialect", "header", "names", "skiprows"})
 
 # The options that pyarrow's reader is given in its own words. It is the strict one: a row that is
 # too short is an error there, while pandas' reader fills it up without a word. Any other option is
@@ -40,11 +77,17 @@ def format_of(path: str) -> FileFormat:
     Raises:
         ConfigError: The ending is none of a format that can be read.
     """
-    if path.lower().endswith((".csv", ".csv.gz")):
-        return "csv"
-    if path.lower().endswith(".parquet"):
-        return "parquet"
-    raise ConfigError(f"'{path}': the file must end in .csv, .csv.gz or .parquet.")
+    name = re.split("[?#]", path)[0] if re.match("https?://", path) else path
+    name = name.lower()
+    compressed = next((ending for ending in _COMPRESSIONS if name.endswith(ending)), "")
+    name = name.removesuffix(compressed)
+    for ending, found in ENDINGS.items():
+        if name.endswith(ending) and (not compressed or found in _TEXT_FORMATS):
+            return found
+    raise ConfigError(
+        f"'{public_url(path)}': the file must end in {', '.join(ENDINGS)}; text also in these with "
+        f"{', '.join(_COMPRESSIONS)}."
+    )
 
 
 def parse(
@@ -60,18 +103,96 @@ def parse(
 
     Raises:
         ConfigError: As for `parse_csv`.
-        DataError: As for `parse_csv` and `parse_parquet`.
+        DataError: As for the function of the format.
     """
-    return parse_csv(data, where, options) if file_format == "csv" else parse_parquet(data, where)
+    if file_format == "csv":
+        return parse_csv(data, where, options)
+    if file_format == "jsonl":
+        return parse_json_lines(data, where)
+    return parse_arrow(data, where) if file_format == "arrow" else parse_parquet(data, where)
+
+
+def decompress(data: bytes, where: str) -> bytes:
+    """Undo a compression that the first bytes tell of: gzip, bzip2, Zstandard or xz.
+
+    Args:
+        data: The whole file, compressed or not.
+        where: What the file is called in a message, in quotes.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    import pyarrow as pa
+
+    try:
+        if data[:2] == b"\x1f\x8b":
+            return gzip.decompress(data)
+        if data[:3] == b"BZh" and data[4:10] == b"1AY&SY":
+            return bz2.decompress(data)
+        if data[:6] == b"\xfd7zXZ\x00":
+            return lzma.decompress(data)
+        if data[:4] == b"\x28\xb5\x2f\xfd":
+            with pa.CompressedInputStream(pa.BufferReader(data), "zstd") as stream:
+                return bytes(stream.read())
+    except (OSError, EOFError, ValueError, zlib.error, lzma.LZMAError) as error:
+        names = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz"}
+        kind = names.get(data[:2], "Zstandard")
+        raise DataError(f"{where} is a damaged {kind} file: {_one_line(error)}.") from error
+    return data
+
+
+def sniff(data: bytes, where: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Find out how a CSV is written, as far as the options leave it open.
+
+    Its header tells what separates the columns: a comma, a semicolon, a tab or a bar, whichever
+    stands there most often outside of quotes. After semicolons, numbers are read with a decimal
+    comma if the first hundred lines have some, and none with a point. What is no comma is logged.
+
+    Args:
+        data: The file, not compressed.
+        where: What the file is called in a message, in quotes.
+        options: How the file is written, in the words of ``pandas.read_csv``.
+
+    Returns:
+        The options with ``sep``, and ``decimal``, where these are found out.
+    """
+    if {"sep", "delimiter", *_MOVED_HEADER} & set(options):
+        return dict(options)
+    quote = re.escape(str(options.get("quotechar", '"')))
+    try:
+        start = data[: 2**20].decode(str(options.get("encoding", "utf-8")), errors="replace")
+    except LookupError:
+        # Whoever reads it says so.
+        return dict(options)
+    header, *lines = start.split("\n", _SNIFFED_LINES)
+    counts = Counter(re.sub(f"{quote}[^{quote}]*{quote}", "", header))
+    separator = max(_SEPARATORS, key=lambda sign: counts[sign])
+    if separator == "," or counts[separator] == 0:
+        return dict(options)
+    found = {**options, "sep": separator}
+    if separator == ";" and "decimal" not in options:
+        cells = [cell.strip().strip('"') for line in lines[:-1] for cell in line.split(separator)]
+        if any(re.fullmatch(r"[+-]?\d+,\d+", cell) for cell in cells) and not any(
+            re.fullmatch(r"[+-]?\d+\.\d+", cell) for cell in cells
+        ):
+            found["decimal"] = ","
+    name = {"\t": "tabs", "|": "bars", ";": "semicolons"}[separator]
+    commas = ", its numbers have decimal commas" if found.get("decimal") == "," else ""
+    logger.info(
+        "%s is separated by %s%s (set data.read_options.sep and decimal if not).",
+        *(where, name, commas),
+    )
+    return found
 
 
 def parse_csv(data: bytes, where: str, options: Mapping[str, Any]) -> pd.DataFrame:
-    """Read the bytes of a CSV file, plain or gzipped.
+    """Read the bytes of a CSV file, plain or compressed.
 
     Args:
         data: The whole file.
         where: What the file is called in a message, in quotes.
-        options: How the file is written, in the words of ``pandas.read_csv``.
+        options: How the file is written, in the words of ``pandas.read_csv``; see `sniff` for what
+            is found out.
 
     Raises:
         ConfigError: An option that ``pandas.read_csv`` does not know.
@@ -82,11 +203,8 @@ def parse_csv(data: bytes, where: str, options: Mapping[str, Any]) -> pd.DataFra
     for option in options:
         if option not in known:
             raise ConfigError(unknown("read option", option, known))
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{where} is a damaged gzip file: {error}.") from error
+    data = decompress(data, where)
+    options = sniff(data, where, options)
     if set(options) <= _ARROW_OPTIONS and not isinstance(options.get("na_values"), Mapping):
         return _parse_with_arrow(data, where, options)
     return _parse_with_pandas(data, where, options)
@@ -149,7 +267,7 @@ def _parse_with_pandas(data: bytes, where: str, options: Mapping[str, Any]) -> p
         with warnings.catch_warnings():
             # pandas only warns where it is about to leave out values of rows that are too long.
             warnings.simplefilter("error", pd.errors.ParserWarning)
-            if not {"header", "names", "skiprows", "comment", "dialect"} & set(options):
+            if not _MOVED_HEADER & set(options):
                 _check_header(data, where, options)
             table = pd.read_csv(io.BytesIO(data), **{**fixed, **options})
     except DataError:
@@ -199,6 +317,61 @@ def _not_text(where: str, options: Mapping[str, Any]) -> DataError:
     )
 
 
+def parse_json_lines(data: bytes, where: str) -> pd.DataFrame:
+    """Read the bytes of a file of JSON objects, one in each line, plain or compressed.
+
+    Args:
+        data: The whole file.
+        where: What the file is called in a message, in quotes.
+
+    Raises:
+        DataError: The file is empty, or a line holds no object.
+    """
+    import pyarrow as pa
+    from pyarrow import json
+
+    data = decompress(data, where)
+    if not data.strip():
+        raise DataError(f"{where} is empty.")
+    try:
+        # An object must fit into a block; how long the longest is, is not known.
+        options = json.ReadOptions(block_size=min(max(2**20, len(data)), 2**31 - 1))
+        table = json.read_json(pa.BufferReader(data), options)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{where} is not JSON lines: {_one_line(error)}") from error
+    return _frame(table, where)
+
+
+def parse_arrow(data: bytes, where: str) -> pd.DataFrame:
+    """Read the bytes of an Arrow file: Feather (version 2), or a file or a stream of Arrow's IPC.
+
+    Args:
+        data: The whole file.
+        where: What the file is called in a message, in quotes.
+
+    Raises:
+        DataError: The bytes are no Arrow file, or a column name stands in it more than once.
+    """
+    import pyarrow as pa
+
+    if not data:
+        raise DataError(f"{where} is empty.")
+    opener = pa.ipc.open_file if data[:6] == b"ARROW1" else pa.ipc.open_stream
+    try:
+        with opener(pa.BufferReader(data)) as reader:
+            table = reader.read_all()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{where} is not a readable Arrow file: {_one_line(error)}") from error
+    return _frame(table, where)
+
+
+def _frame(table: Any, where: str) -> pd.DataFrame:
+    """Turn a table of Arrow into one of pandas."""
+    check_unique(table.column_names, where)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
+
+
 def parse_parquet(data: bytes, where: str) -> pd.DataFrame:
     """Read the bytes of a Parquet file.
 
@@ -216,8 +389,7 @@ def parse_parquet(data: bytes, where: str) -> pd.DataFrame:
         raise DataError(f"{where} is empty.")
     try:
         with pq.ParquetFile(pa.BufferReader(data)) as file:
-            check_unique(file.schema_arrow.names, where)
-            frame: pd.DataFrame = file.read().to_pandas()
+            table = file.read()
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{where} is not a readable Parquet file: {_one_line(error)}") from error
-    return frame
+    return _frame(table, where)

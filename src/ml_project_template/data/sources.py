@@ -34,8 +34,8 @@ class Onboarded:
 
     Attributes:
         path: The path or URL of the table.
-        digest: The SHA-256 of the file, hexadecimal.
-        size: The size of the file in bytes.
+        digest: The SHA-256 of the file, hexadecimal; of several files, that of their digests.
+        size: The size of the file, or of all of them, in bytes.
         rows: The number of rows where the source tells it, else None.
         changed: Whether the file was written now; False where it was there already.
     """
@@ -64,7 +64,8 @@ def onboard(
         source: ``sklearn:iris``, ``sklearn:wine``, ``sklearn:breast_cancer`` or
             ``sklearn:digits``, a local file, or a URL (``https://``, ``s3://``). None where the
             table at ``path`` is the user's own: then nothing is written.
-        path: Where the table shall lie, a local path or a URL.
+        path: Where the table shall lie, a local path or a URL. A pattern such as
+            ``data/part-*.parquet`` names the user's own files.
         storage_options: Options of the storage.
         force: Fetch again, and replace a file at ``path`` that is not ours.
 
@@ -72,12 +73,18 @@ def onboard(
         Where the table is and what it is.
 
     Raises:
-        ConfigError: The source is a data set that scikit-learn does not ship.
-        DataError: The source is a directory, or there is another file at ``path`` already.
+        ConfigError: The source is a data set that scikit-learn does not ship, or it is to be put
+            where a pattern is.
+        DataError: The source is a directory or a pattern, or there is another file at ``path``
+            already.
         FileNotFoundError: There is no such source, or no table at ``path`` where no source is
             named.
         ConnectionError: The server of the source can't be reached.
     """
+    if io.is_pattern(path):
+        if source is not None:
+            raise ConfigError(f"'{public_url(path)}' stands for many files: none can be put there.")
+        return _describe(path, storage_options, rows=None, changed=False)
     if io.is_dir(path, storage_options):
         raise DataError(f"'{public_url(path)}' is a directory; the path must name a file.")
     if source is None or _same_file(source, path):
@@ -88,6 +95,11 @@ def onboard(
             table = Path(directory, "table.csv")
             table.write_bytes(content)
             return _place(source, str(table), path, storage_options, force=force, rows=rows)
+    if io.is_pattern(source):
+        raise DataError(
+            f"The source '{public_url(source)}' stands for many files, and a source is one; where "
+            "they can stay, name them by the path alone."
+        )
     if not io.is_remote(source):
         if Path(source).is_dir():
             raise DataError(f"The source '{source}' is a directory; it must be a file.")
@@ -145,13 +157,17 @@ def _place(
 def _describe(
     path: str, storage_options: Mapping[str, Any] | None, *, rows: int | None, changed: bool
 ) -> Onboarded:
-    digest = hashlib.sha256()
+    digests = []
     size = 0
-    with io.open_binary(path, storage_options) as handle:
-        while block := handle.read(1024 * 1024):
-            digest.update(block)
-            size += len(block)
-    return Onboarded(path=path, digest=digest.hexdigest(), size=size, rows=rows, changed=changed)
+    for file in io.matching_files(path, storage_options):
+        digest = hashlib.sha256()
+        with io.open_binary(file, storage_options) as handle:
+            while block := handle.read(1024 * 1024):
+                digest.update(block)
+                size += len(block)
+        digests.append(digest.hexdigest())
+    joined = io.joined_digest(digests)
+    return Onboarded(path=path, digest=joined, size=size, rows=rows, changed=changed)
 
 
 def _read_record(path: str, storage_options: Mapping[str, Any] | None) -> dict[str, Any] | None:

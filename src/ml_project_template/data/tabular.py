@@ -183,7 +183,8 @@ class TabularDataset(BaseDataset):
         """Read a table.
 
         Args:
-            path: A local path or a URL.
+            path: A local path or a URL; with ``*`` in its name, as many files of the same columns
+                as match, one below the other in the order of their names.
             target_column: The column of the target.
             task: As for the class.
             columns: As for the class.
@@ -196,7 +197,8 @@ class TabularDataset(BaseDataset):
                 ``columns`` or ``only_columns`` name it: what tells the parts apart would leak.
             name: What the data set is called; default: the name of the file.
             storage_options: Options of the storage that the path lies on.
-            file_format: ``csv``, plain or gzipped, or ``parquet``; None goes by the ending.
+            file_format: ``csv`` or ``jsonl`` (JSON lines), plain or compressed, ``parquet`` or
+                ``arrow`` (Feather or Arrow's IPC); None goes by the ending.
             **read_options: How a CSV is written, in the words of ``pandas.read_csv``, such as
                 ``sep=";"``, ``decimal=","`` or ``encoding="latin-1"``.
 
@@ -215,12 +217,7 @@ class TabularDataset(BaseDataset):
             )
         shown = public_url(text)
         where = f"'{shown}'"
-        # Read once: the digest is that of the very bytes that are parsed.
-        try:
-            data = io.read_bytes(text, storage_options=storage_options)
-        except IsADirectoryError as error:
-            raise DataError(f"{where} is a directory; the path must name a file.") from error
-        table = parse(data, where, file_format, read_options)
+        table, digest = _read(text, file_format, storage_options, read_options)
         if table.empty:
             raise DataError(f"{where} has no rows of data.")
         known = columns or {}
@@ -247,7 +244,7 @@ class TabularDataset(BaseDataset):
             drop_identifiers=drop_identifiers and only_columns is None,
             drop_constant=drop_constant and only_columns is None,
             name=name or PurePosixPath(text).name.split(".")[0],
-            digest=hashlib.sha256(data).hexdigest(),
+            digest=digest,
             source=shown,
             split_keys=keys,
         )
@@ -257,7 +254,7 @@ class TabularDataset(BaseDataset):
 
     @classmethod
     def from_csv(cls, path: FilePath, *, target_column: str, **options: Any) -> Self:
-        """Read a CSV file with a header line, plain or gzipped, in UTF-8 unless told otherwise.
+        """Read a CSV file with a header line, plain or compressed, in UTF-8 unless told otherwise.
 
         Args:
             path: A local path or a URL, of any ending.
@@ -512,6 +509,37 @@ class TabularDataset(BaseDataset):
         return prepared
 
 
+def _read(
+    path: str,
+    file_format: FileFormat,
+    storage_options: Mapping[str, Any] | None,
+    read_options: Mapping[str, Any],
+) -> tuple[pd.DataFrame, str]:
+    """Read a file, or all that a pattern stands for; give the rows and the digest."""
+    tables: list[pd.DataFrame] = []
+    digests: list[str] = []
+    files = io.matching_files(path, storage_options)
+    for file in files:
+        where = f"'{public_url(file)}'"
+        # Read once: the digest is that of the very bytes that are parsed.
+        try:
+            data = io.read_bytes(file, storage_options=storage_options)
+        except IsADirectoryError as error:
+            raise DataError(f"{where} is a directory; the path must name a file.") from error
+        digests.append(hashlib.sha256(data).hexdigest())
+        table = parse(data, where, file_format, read_options)
+        if tables and list(table.columns) != list(tables[0].columns):
+            differing = set(table.columns) ^ set(tables[0].columns)
+            what = f"'{min(map(str, differing))}' is in one alone" if differing else "another order"
+            raise DataError(
+                f"{where} has not the columns of '{public_url(files[0])}': {what}; the files of a "
+                "pattern must have the same."
+            )
+        tables.append(table)
+    joined = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+    return joined, io.joined_digest(digests)
+
+
 def _typed_features(features: pd.DataFrame, columns: Mapping[str, str], where: str) -> pd.DataFrame:
     """Find out what each column holds, and turn it into that, sharing what needs no change."""
     if features.shape[1] == 0:
@@ -555,7 +583,11 @@ def _split_keys(
         raise DataError(f"{where}: {unknown('split column', split_column, names)}")
     if split_column == target_column:
         raise DataError(f"{where}: the target column '{target_column}' can't split the rows.")
-    return table.iloc[:, names.index(split_column)]
+    keys = table.iloc[:, names.index(split_column)]
+    first = next(iter(keys.dropna().head(1)), None)
+    if isinstance(first, (dict, list, np.ndarray)):
+        raise DataError(f"{where}: the split column '{split_column}' holds lists or objects.")
+    return keys
 
 
 def _separate(

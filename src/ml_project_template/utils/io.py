@@ -7,6 +7,7 @@ that writes is atomic: a reader sees the old content or the new one, never a par
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -34,10 +35,13 @@ __all__ = [
     "get_storage_options",
     "is_dir",
     "is_file",
+    "is_pattern",
     "is_remote",
     "join",
+    "joined_digest",
     "list_files",
     "local_path",
+    "matching_files",
     "modification_times",
     "open_atomic",
     "open_binary",
@@ -417,17 +421,35 @@ def sha256(path: str, storage_options: Options = None) -> str:
     """Compute the SHA-256 of a file piece by piece.
 
     Args:
-        path: A local path or a URL.
+        path: A local path or a URL. A pattern, see `is_pattern`, has the digest that
+            `joined_digest` makes of those of its files.
         storage_options: Options of S3.
 
     Returns:
         64 hexadecimal digits.
     """
+    if is_pattern(path):
+        files = matching_files(path, storage_options)
+        return joined_digest([sha256(file, storage_options) for file in files])
     digest = hashlib.sha256()
     with open_binary(path, storage_options) as handle:
         while chunk := handle.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def joined_digest(digests: Sequence[str]) -> str:
+    """Make one digest of those of several files, in their order.
+
+    Args:
+        digests: Each of 64 hexadecimal digits.
+
+    Returns:
+        That of a single file is its own.
+    """
+    if len(digests) == 1:
+        return digests[0]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def list_files(directory: str, storage_options: Options = None) -> dict[str, int]:
@@ -462,6 +484,48 @@ def list_files(directory: str, storage_options: Options = None) -> dict[str, int
             raise NotADirectoryError(f"'{public_url(directory)}' is a file, not a directory.")
         raise FileNotFoundError(f"No directory '{public_url(directory)}'.")
     return dict(sorted(found.items()))
+
+
+def is_pattern(path: str) -> bool:
+    """Say whether a path stands for any number of files, such as ``data/part-*.parquet``.
+
+    Args:
+        path: A local path or a URL. There are no patterns behind ``http(s)://``, and a local file
+            that bears such a name is itself.
+    """
+    if path.startswith(("http://", "https://")) or not re.search(r"[*?\[]", path):
+        return False
+    return is_remote(path) or not local_path(path).exists()
+
+
+def matching_files(path: str, storage_options: Options = None) -> list[str]:
+    """List the files that a pattern stands for.
+
+    Args:
+        path: A local path or a URL with ``*``, ``?`` or ``[...]`` in it, see `is_pattern`; ``**``
+            stands for any directories.
+        storage_options: Options of S3.
+
+    Returns:
+        Paths, sorted; the path itself where it is no pattern.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
+    if not is_pattern(path):
+        return [path]
+    filesystem, inside = get_filesystem(path, storage_options)
+    if is_remote(path):
+        protocol = path.split("://", 1)[0]
+        with _told(path, filesystem):
+            found = [f"{protocol}://{name.lstrip('/')}" for name in filesystem.glob(inside)]
+    else:
+        pattern = str(local_path(path))
+        matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute or not
+        found = [name for name in matches if Path(name).is_file()]
+    if not found:
+        raise FileNotFoundError(f"No file matches '{public_url(path)}'.")
+    return sorted(found)
 
 
 def modification_times(directory: str, storage_options: Options = None) -> dict[str, float]:
