@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -37,7 +39,8 @@ def test_a_linear_model_depends_on_a_feature_by_its_slope(regressor: Case) -> No
     bern, oslo, rome = levels.outputs[:, 0]
     assert rome - bern == pytest.approx(20, abs=1.5)
     assert oslo - bern == pytest.approx(0, abs=1.5)
-    assert partial_dependence(answers, "sold").values[0].startswith("2024-01")
+    days = partial_dependence(answers, "sold").values
+    assert all(re.fullmatch(r"2024-\d\d-\d\d", day) for day in days)
 
 
 def test_slices_share_out_the_rows_and_are_judged_by_themselves(classifier: Case) -> None:

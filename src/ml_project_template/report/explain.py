@@ -37,6 +37,7 @@ _FEWEST_ROWS, _MOST_ROWS = 100, 2_000
 _GRID = 20
 _LEVELS = 12
 _FEWEST_OF_A_SLICE = 5
+_SECONDS_A_DAY = 86_400
 
 
 class Answers:
@@ -214,7 +215,10 @@ def _grid(feature: Feature, column: NDArray[np.float64]) -> list[float]:
     values = np.unique(there)
     if len(values) > _GRID:
         # Not the last percent on either side: there are hardly any rows to tell of.
-        values = np.unique(np.quantile(there, np.linspace(0.01, 0.99, _GRID)))
+        values = np.quantile(there, np.linspace(0.01, 0.99, _GRID))
+        if feature.type == "date":
+            values = values // _SECONDS_A_DAY * _SECONDS_A_DAY
+        values = np.unique(values)
     return [float(value) for value in values]
 
 

@@ -111,7 +111,8 @@ def partial_dependences(
                 range(len(each.values)), short_labels(each.values), rotation=45, ha="right"
             )
         elif len(each.positions) > 1:
-            ends = [0, len(each.positions) // 2, -1]
+            last = len(each.positions) - 1
+            ends = sorted({0, (last + 1) // 2, last})
             axes.set_xticks([each.positions[n] for n in ends], [each.values[n] for n in ends])
         axes.tick_params(labelsize=8)
         axes.set_xlabel(short_labels([each.name])[0], fontsize=9)
