@@ -26,6 +26,7 @@ def test_a_view_is_the_data_set_in_another_form(mixed: TabularDataset) -> None:
     view = OneHotDataset(prepared, OneHot(prepared.cardinalities))
     assert view.X.shape == (len(mixed), len(view.feature_names))
     assert {"city=Oslo", "city=Rome"} <= set(view.feature_names)
+    assert (view.num_features, view.num_classes) == (view.X.shape[1], 2)
     assert view.cardinalities == (0,) * len(view.feature_names)
     assert (view.task, view.class_names) == (mixed.task, mixed.class_names)
     first, second = view.split(0.5, 0)

@@ -39,6 +39,16 @@ class BaseDataset(ABC):
         """
 
     @property
+    def num_features(self) -> int:
+        """The number of features."""
+        return len(self.feature_names)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, those included that no row here belongs to; 0 for a regression."""
+        return len(self.class_names)
+
+    @property
     def task(self) -> Task:
         """Whether ``y`` holds classes or numbers."""
         return "classification"

@@ -350,19 +350,9 @@ class TabularDataset(BaseDataset):
         return self._feature_names
 
     @property
-    def num_features(self) -> int:
-        """The number of feature columns."""
-        return len(self._feature_names)
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """The names of the classes in the order of their codes; empty where none are known."""
         return self._class_names
-
-    @property
-    def num_classes(self) -> int:
-        """The number of classes, those included that no row here belongs to."""
-        return len(self._class_names)
 
     @property
     def has_target(self) -> bool:
