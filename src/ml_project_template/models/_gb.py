@@ -389,8 +389,8 @@ class GradientBoosting(BaseModel):
         found = self.preprocessor.cardinalities_
         if len(found) != n_features:
             raise ArtifactError(
-                f"preprocessing.json: it gives {len(found)} features, and the model takes "
-                f"{n_features}."
+                f"metadata.json: the model does not take {n_features} features: "
+                f"preprocessing.json gives {len(found)}."
             )
         return found
 
