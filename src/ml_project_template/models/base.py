@@ -32,21 +32,15 @@ from ml_project_template.errors import (
     ArtifactError,
     ConfigError,
     DataError,
-    DivergenceError,
     ModelError,
     ProjectError,
     RegistryError,
     unknown,
 )
 from ml_project_template.models._capture import RECORD, plain_json, recorded
+from ml_project_template.models._judging import check_splits, draw, judge, measure
 from ml_project_template.models.registry import ModelRegistry
-from ml_project_template.training.metrics import (
-    classification_metrics,
-    confusion_counts,
-    regression_metrics,
-    resolve_class_weight,
-    softmax,
-)
+from ml_project_template.training.metrics import resolve_class_weight, softmax
 from ml_project_template.training.progress import progress_reporter
 from ml_project_template.training.reporting import History, MultiReporter, Reporter
 from ml_project_template.training.thresholds import Threshold, choose_threshold
@@ -395,7 +389,7 @@ class BaseModel(ABC):
             for split, data in (("train", train_data), ("val", val_data), ("test", test_data))
             if data is not None
         }
-        _check_splits(splits)
+        check_splits(splits)
         if train_data.task != self.task:
             sibling = self.for_task(train_data.task)
             raise ConfigError(
@@ -472,7 +466,7 @@ class BaseModel(ABC):
             if threshold is not None:
                 self._set_threshold(threshold, splits.get("val", train_data))
 
-            metrics, confusion = self._judge(splits, weights)
+            metrics, confusion = judge(self, splits, weights)
             run.log_metrics(metrics)
             git = git_state()
             self.metadata = {
@@ -554,9 +548,12 @@ class BaseModel(ABC):
                 f"{', '.join(self.signature.class_names)}."
             )
         weights = self.metadata.get("class_weight")
-        return self._measure(
+        outputs = self.predict(data)
+        assert self.signature is not None
+        return measure(
             data,
-            self.predict(data),
+            outputs,
+            self.signature,
             None if weights is None else np.asarray(weights, dtype=np.float64),
         )
 
@@ -946,67 +943,10 @@ class BaseModel(ABC):
         parameters = inspect.signature(self._fit).parameters
         return {name: value for name, value in offered.items() if name in parameters}
 
-    def _judge(
-        self, splits: Mapping[str, TabularDataset], weights: NDArray[np.float64] | None
-    ) -> tuple[dict[str, float], dict[str, list[list[int]]]]:
-        """Measure the model on each split; returns metrics, and confusion matrices by split."""
-        metrics: dict[str, float] = {}
-        confusion = {}
-        for split, data in splits.items():
-            scores = self.predict(data)
-            if not np.isfinite(scores).all():
-                raise DivergenceError(
-                    f"The model's scores on the {split} rows are not all finite numbers: the "
-                    "training diverged."
-                )
-            found = self._measure(data, scores, weights)
-            metrics |= {f"{split}_{name}": value for name, value in found.items()}
-            if self.task == "classification":
-                predicted = self._decide(softmax(scores))
-                confusion[split] = confusion_counts(data.y, predicted, data.num_classes).tolist()
-        return metrics, confusion
-
-    def _measure(
-        self, data: TabularDataset, outputs: NDArray[Any], weights: NDArray[np.float64] | None
-    ) -> dict[str, float]:
-        """Compute the metrics of what ``predict`` has given."""
-        if self.task == "regression":
-            return regression_metrics(data.y, outputs)
-        chances = softmax(outputs)
-        return classification_metrics(
-            data.y, chances, class_weight=weights, predicted=self._decide(chances)
-        )
-
-    def _decide(self, chances: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Choose a class for each row of probabilities."""
-        assert self.signature is not None
-        return self.signature.decide(chances)
-
     def _log_plots(self, run: Run, splits: Mapping[str, TabularDataset], history: History) -> None:
         from ml_project_template.training import plots
 
-        figures = {}
-        if history.rows:
-            figures["loss_curve"] = plots.loss_curve(history)
-        held_out = [split for split in splits if split != "train"] or ["train"]
-        for split in held_out:
-            data = splits[split]
-            if self.task == "regression":
-                predicted = self.predict(data)
-                figures[f"{split}_residuals"] = plots.residuals(data.y, predicted)
-                figures[f"{split}_predicted_against_actual"] = plots.predicted_against_actual(
-                    data.y, predicted
-                )
-                continue
-            chances = self.predict_proba(data)
-            figures[f"{split}_confusion_matrix"] = plots.confusion_matrix(
-                data.y, self._decide(chances), data.class_names
-            )
-            figures[f"{split}_roc"] = plots.roc_curves(data.y, chances, data.class_names)
-            figures[f"{split}_precision_recall"] = plots.precision_recall_curves(
-                data.y, chances, data.class_names
-            )
-            figures[f"{split}_calibration"] = plots.calibration_curve(data.y, chances)
+        figures = draw(self, splits, history)
         importances = self.feature_importances()
         if importances is not None:
             names = self._feature_names() or splits["train"].feature_names
@@ -1032,31 +972,6 @@ class BaseModel(ABC):
 def _check_save_model(save_model: str) -> None:
     if save_model not in get_args(SaveModel):
         raise ConfigError(unknown("save_model", save_model, get_args(SaveModel)))
-
-
-def _check_splits(splits: Mapping[str, TabularDataset]) -> None:
-    """See to it that all splits have the columns and the classes of the training rows."""
-    train = splits["train"]
-    for split, data in splits.items():
-        if data.feature_names != train.feature_names:
-            raise DataError(
-                f"The {split} data have other features ({', '.join(data.feature_names)}) than the "
-                f"training data ({', '.join(train.feature_names)})."
-            )
-        if data.task != train.task:
-            raise DataError(
-                f"The target of the {split} data is one for {data.task}, that of the training data "
-                f"for {train.task}."
-            )
-        if data.class_names != train.class_names:
-            raise DataError(
-                f"The {split} data have other classes ({', '.join(data.class_names)}) than the "
-                f"training data ({', '.join(train.class_names)})."
-            )
-        if (data.preprocessor is None) != (train.preprocessor is None):
-            raise DataError(
-                f"The {split} data and the training data must both be prepared, or both be raw."
-            )
 
 
 def _defaults(fit: Any) -> dict[str, Any]:
