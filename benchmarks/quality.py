@@ -298,7 +298,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.seeds < 1:
         parser.error(f"--seeds: must be at least 1, got {options.seeds}")
-    logging.getLogger("ml_project_template").setLevel(logging.ERROR)
     rows = []
     for data in options.data:
         for model in options.models:
@@ -320,4 +319,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    logging.getLogger("ml_project_template").setLevel(logging.ERROR)
     sys.exit(main())

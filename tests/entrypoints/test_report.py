@@ -27,7 +27,8 @@ def test_the_page_of_a_model_is_written_and_put_into_its_run(
 
     from mlflow import MlflowClient
 
-    client = MlflowClient("sqlite:///mlflow.db")
+    # By its whole path: MLflow keeps what it has once opened by a name.
+    client = MlflowClient(f"sqlite:///{workspace}/mlflow.db")
     assert "report.html" in {item.path for item in client.list_artifacts(run_id)}
 
 

@@ -49,7 +49,7 @@ def test_the_same_comes_out(in_process: InProcess, client: Any, workspace: Path)
         *("reproduce", "model.path=.models/iris_gb", "model_path=.models/again", "tracking=mlflow")
     )
     assert (status, err) == (0, "")
-    assert "identical: all 15 metrics, to the bit; the weights are identical" in out
+    assert "identical: all 21 metrics, to the bit; the weights are identical" in out
     metadata = json.loads((workspace / ".models" / "again" / "metadata.json").read_text())
     again = client.get_run(metadata["run_id"])
     assert (again.data.tags["reproduces"], again.data.params["seed"]) == (run_id, "3")
@@ -102,7 +102,7 @@ def test_other_rows_are_refused_unless_they_are_allowed(
     assert (status, raw.read_bytes(), "Reproduce: identical" in out) == (0, content, True)
 
 
-@pytest.mark.parametrize(("cv", "count"), [("null", 15), ("2", 10)])
+@pytest.mark.parametrize(("cv", "count"), [("null", 21), ("2", 14)])
 def test_a_trial_is_reproduced_and_so_is_the_best_one_of_a_sweep(
     cv: str, count: int, in_process: InProcess, client: Any
 ) -> None:
