@@ -121,6 +121,8 @@ def page(open_page: Open) -> Page:
 def predict(page: Page) -> str:
     """Press the button; returns the class."""
     page.get_by_role("button", name="Predict").click()
+    # The answer to an earlier case stands there until the new one has come.
+    expect(page.locator("#stale")).to_be_hidden()
     return page.locator(".verdict").inner_text()
 
 
