@@ -15,7 +15,8 @@ from pydantic import Field
 
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError, ConfigError
-from ml_project_template.models.base import BaseModel, SaveModel
+from ml_project_template.models._boosted import Boosted
+from ml_project_template.models.base import SaveModel
 from ml_project_template.training.early_stopping import EarlyStopping
 from ml_project_template.training.reporting import StopTraining
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from pandas import DataFrame
 
-__all__ = ["Boosting", "BoostingLoss", "Watch", "installed", "of_rows"]
+__all__ = ["Boosting", "BoostingLoss", "Watch", "installed"]
 
 BoostingLoss = Literal["absolute_error", "gamma", "log_loss", "poisson", "squared_error"]
 Watch = Callable[[int, Mapping[str, float]], bool]
@@ -41,7 +42,7 @@ def installed(*distributions: str) -> str:
     return distributions[0]
 
 
-class Boosting(BaseModel):
+class Boosting(Boosted):
     """Boosted trees of another library, which takes missing values and categories as they are.
 
     Args:
@@ -225,13 +226,3 @@ class Boosting(BaseModel):
             raise ArtifactError(
                 f"{self.weights_name}: the trees can't be used: {reason}"
             ) from error
-
-
-def of_rows(weights: NDArray[np.float64] | None, y: NDArray[Any]) -> NDArray[np.float64] | None:
-    """Give each row the weight of its class.
-
-    Args:
-        weights: Of each class; None weighs nothing.
-        y: The class of each row.
-    """
-    return None if weights is None else weights[y]

@@ -11,7 +11,8 @@ import numpy as np
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError
-from ml_project_template.models._boosting import Boosting, Watch, of_rows
+from ml_project_template.models._boosting import Boosting, Watch
+from ml_project_template.models._targets import row_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -75,7 +76,7 @@ class CatBoost(Boosting):
             }
         )
         pools = [
-            self._pool(np.nan_to_num(data.X, nan=np.nan), data.y, of_rows(weights, data.y))
+            self._pool(np.nan_to_num(data.X, nan=np.nan), data.y, row_weights(weights, data.y))
             for data in (train, val)
             if data is not None
         ]

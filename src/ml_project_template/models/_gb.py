@@ -15,6 +15,7 @@ from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.data.one_hot import OneHot
 from ml_project_template.errors import ArtifactError, ConfigError
+from ml_project_template.models._boosted import Boosted
 from ml_project_template.models._onnx import (
     SET_BYTES,
     ScoreGraph,
@@ -23,13 +24,14 @@ from ml_project_template.models._onnx import (
     split_by_level,
     tree_graph,
 )
+from ml_project_template.models._targets import row_weights
 from ml_project_template.models._trees import (
     check_exact,
     check_histogram,
     exact_types,
     histogram_types,
 )
-from ml_project_template.models.base import BaseModel, SaveModel
+from ml_project_template.models.base import SaveModel
 from ml_project_template.training.early_stopping import EarlyStopping
 from ml_project_template.training.metrics import classification_metrics, softmax
 from ml_project_template.training.reporting import StopTraining
@@ -46,7 +48,7 @@ Loss = Literal["absolute_error", "gamma", "huber", "log_loss", "poisson", "squar
 _RATES = frozenset({"gamma", "poisson"})  # losses of which the trees add up to a logarithm
 
 
-class GradientBoosting(BaseModel):
+class GradientBoosting(Boosted):
     """Gradient-boosted trees (Friedman, 2001).
 
     The ``histogram`` booster (after LightGBM; Ke et al., 2017) sorts each feature into at most 255
@@ -277,14 +279,14 @@ class GradientBoosting(BaseModel):
             estimator.fit(
                 _without_empty_columns(train.X),
                 train.y,
-                sample_weight=_of_rows(weights, train.y),
+                sample_weight=row_weights(weights, train.y),
                 **(
                     {}
                     if val is None
                     else {
                         "X_val": val.X,
                         "y_val": val.y,
-                        "sample_weight_val": _of_rows(weights, val.y),
+                        "sample_weight_val": row_weights(weights, val.y),
                     }
                 ),
             )
@@ -333,7 +335,7 @@ class GradientBoosting(BaseModel):
         estimator.fit(
             encoder.transform(train.X),
             train.y,
-            sample_weight=_of_rows(weights, train.y),
+            sample_weight=row_weights(weights, train.y),
             monitor=monitor,
         )
         return val_losses
@@ -506,11 +508,6 @@ def _histogram_tree(fitted: Any) -> dict[str, NDArray[Any]]:
         # Where missing values alone go to the left, no level does: as if below any code.
         tree["threshold"] = np.where(by_level, -np.inf, tree["threshold"])
     return tree
-
-
-def _of_rows(weights: NDArray[np.float64] | None, y: NDArray[Any]) -> NDArray[np.float64] | None:
-    """Give each row the weight of its class."""
-    return None if weights is None else weights[y]
 
 
 def _loss_of(

@@ -12,7 +12,8 @@ from pydantic import Field
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError
-from ml_project_template.models._boosting import Boosting, BoostingLoss, Watch, of_rows
+from ml_project_template.models._boosting import Boosting, BoostingLoss, Watch
+from ml_project_template.models._targets import row_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -126,7 +127,7 @@ class LightGBM(Boosting):
         return lightgbm.Dataset(
             np.nan_to_num(data.X, nan=np.nan),
             data.y,
-            weight=of_rows(weights, data.y),
+            weight=row_weights(weights, data.y),
             categorical_feature=[place for place, count in enumerate(self._levels()) if count],
             params=dict(settings),
             reference=reference,

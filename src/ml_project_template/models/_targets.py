@@ -1,13 +1,16 @@
-"""Checks of a target before a fit."""
+"""What a fit asks of its target, and the weights of the rows by it."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import DataError
 
-__all__ = ["require_all_classes", "require_range"]
+__all__ = ["require_all_classes", "require_range", "row_weights"]
 
 
 def require_all_classes(data: BaseDataset) -> None:
@@ -46,3 +49,13 @@ def require_range(loss: str, *datasets: BaseDataset | None) -> None:
                 f"model.loss={loss}: the target must be 0 or more, and not always 0; its lowest is "
                 f"{lowest:g}."
             )
+
+
+def row_weights(weights: NDArray[np.float64] | None, y: NDArray[Any]) -> NDArray[np.float64] | None:
+    """Give each row the weight of its class.
+
+    Args:
+        weights: Of each class; None weighs nothing.
+        y: The class of each row.
+    """
+    return None if weights is None else weights[y]

@@ -14,7 +14,8 @@ from pydantic import Field
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError
-from ml_project_template.models._boosting import Boosting, BoostingLoss, Watch, installed, of_rows
+from ml_project_template.models._boosting import Boosting, BoostingLoss, Watch, installed
+from ml_project_template.models._targets import row_weights
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -83,7 +84,9 @@ class XGBoost(Boosting):
 
         splits = {"train": train, **({} if val is None else {"val": val})}
         matrices = {
-            split: self._matrix(np.nan_to_num(data.X, nan=np.nan), data.y, of_rows(weights, data.y))
+            split: self._matrix(
+                np.nan_to_num(data.X, nan=np.nan), data.y, row_weights(weights, data.y)
+            )
             for split, data in splits.items()
         }
         objective, metric = self._names(len(train.class_names))

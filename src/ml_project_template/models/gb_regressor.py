@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-from pydantic import Field
-
-from ml_project_template.data.base import BaseDataset
-from ml_project_template.data.signature import Task
+from ml_project_template.models._boosted import BoostedNumbers
 from ml_project_template.models._gb import Booster, GradientBoosting, Loss
-from ml_project_template.models._targets import require_range
-from ml_project_template.models.base import SaveModel
 from ml_project_template.models.registry import register
 
 __all__ = ["GBRegressor"]
 
 
 @register
-class GBRegressor(GradientBoosting):
+class GBRegressor(BoostedNumbers, GradientBoosting):
     """Gradient-boosted trees that predict a number, see `GradientBoosting`.
 
     ``squared_error`` aims at the mean and ``absolute_error`` at the median, which a few wild
@@ -26,46 +21,7 @@ class GBRegressor(GradientBoosting):
     positive numbers: both give positive answers.
     """
 
-    task: ClassVar[Task] = "regression"
-
     losses: ClassVar[Mapping[Booster, tuple[Loss, ...]]] = {
         "histogram": ("squared_error", "absolute_error", "gamma", "poisson"),
         "exact": ("squared_error", "absolute_error", "huber"),
     }
-
-    def _fit(  # type: ignore[override]
-        self,
-        train_data: BaseDataset,
-        val_data: BaseDataset | None = None,
-        *,
-        patience: Annotated[int, Field(gt=0)] | None = 20,
-        tol: Annotated[float, Field(ge=0)] = 1e-7,
-        class_weight: None = None,  # noqa: ARG002 - the settings are those of both tasks
-        save_model: SaveModel = "best",
-        seed: int | None = None,
-    ) -> None:
-        """Grow the trees.
-
-        Args:
-            train_data: Training rows, prepared or raw.
-            val_data: Validation rows.
-            patience: Stages without a lower loss (of the validation rows, or of the training rows
-                without them) after which the fit ends; None never ends it.
-            tol: How much lower a loss must be to count.
-            class_weight: None: there are no classes.
-            save_model: Keep the trees up to the stage of the lowest validation loss, or all.
-            seed: Of the drawing of rows and features.
-
-        Raises:
-            DataError: Numbers that the loss is not for, or missing values for ``exact``.
-        """
-        require_range(self._loss(), train_data, val_data)
-        self._grow(
-            train_data,
-            val_data,
-            None,
-            patience=patience,
-            tol=tol,
-            save_model=save_model,
-            seed=seed,
-        )
