@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 
 from ml_project_template import artifacts
-from ml_project_template.data.one_hot import OneHot
 from ml_project_template.data.preprocessing import Preprocessor
 from ml_project_template.data.signature import Signature, Task
 from ml_project_template.errors import ArtifactError, DataError, ProjectError
@@ -27,6 +26,7 @@ from ml_project_template.models.registry import ModelRegistry
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ml_project_template.data.one_hot import OneHot
     from ml_project_template.models.base import BaseModel, ModelParts
 
 __all__ = ["Backend", "Inference"]
@@ -196,9 +196,7 @@ def _graph_engine(
     if artifacts.PROBE not in tensors:
         # Saved before there were answers to compare with, or without any: ask for them.
         tensors = {**tensors, **read().inference_tensors()}
-    encoder = None
-    if parts.preprocessor.levels_ and not model_class.takes_categories:
-        encoder = OneHot(parts.preprocessor.cardinalities_)
+    encoder = model_class.encoder(parts.preprocessor)
     width = parts.num_features if encoder is None else encoder.width
     graph = model_class.score_graph(params, tensors, width, len(parts.signature.class_names))
     if graph is None:

@@ -20,6 +20,7 @@ from ml_project_template.models._onnx import (
     forest_graph,
     tree_graph,
 )
+from ml_project_template.models._targets import row_weights
 from ml_project_template.models._trees import FOREST_TYPES, check_forest
 from ml_project_template.models.base import BaseModel
 from ml_project_template.training.metrics import classification_metrics, regression_metrics
@@ -136,14 +137,13 @@ class RandomForest(BaseModel):
             random_state=np.random.randint(2**31) if seed is None else seed,
             warm_start=True,
         )
-        row_weights = None if weights is None else weights[train.y]
         splits = {"train": train, **({} if val is None else {"val": val})}
         sums: dict[str, Any] = dict.fromkeys(splits, 0.0)
         n_grown = 0
         for part in range(1, min(_REPORTS, self.n_estimators) + 1):
             n_trees = part * self.n_estimators // min(_REPORTS, self.n_estimators)
             estimator.set_params(n_estimators=n_trees)
-            estimator.fit(train.X, train.y, sample_weight=row_weights)
+            estimator.fit(train.X, train.y, sample_weight=row_weights(weights, train.y))
             metrics = {}
             for split, data in splits.items():
                 sums[split] = sums[split] + _sum(estimator.estimators_[n_grown:], data.X)
@@ -233,9 +233,7 @@ class RandomForest(BaseModel):
         )
         if self.signature is None:
             raise ArtifactError("signature.json: it is needed to check the forest.")
-        encoder = self._encoder()
-        width = self._check_fitted() if encoder is None else encoder.width
-        check_forest(estimator, width, len(self.signature.class_names))
+        check_forest(estimator, self._width(), len(self.signature.class_names))
         self.estimator_ = estimator
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 import numpy as np
+from pydantic import Field
 
 from ml_project_template import artifacts
+from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError
 from ml_project_template.models._onnx import PREPARED, SCORES, ScoreGraph
+from ml_project_template.models.base import BaseModel
+from ml_project_template.training.reporting import StopTraining
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+    from pandas import DataFrame
 
-__all__ = ["LinearMap", "standardize"]
+__all__ = ["LinearMap", "LinearModel", "standardize"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +123,107 @@ class LinearMap:
         ]
         return ScoreGraph(
             nodes, {"coefficients": self.coefficients, "intercept": self.intercept[None, :]}
+        )
+
+
+class LinearModel(BaseModel):
+    """A model whose outputs are weighted sums; see its subclasses.
+
+    Args:
+        l2_regularization: The weight of the penalty: the larger, the smaller the coefficients.
+
+    Attributes:
+        map_: The fitted coefficients, for features as they come.
+    """
+
+    seed_matters: ClassVar[bool] = False
+
+    def __init__(self, l2_regularization: Annotated[float, Field(gt=0)] = 1.0) -> None:
+        super().__init__()
+        self.l2_regularization = l2_regularization
+        self.map_: LinearMap | None = None
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Import scikit-learn's linear models, and what writes the weights."""
+        importlib.import_module("sklearn.linear_model")
+        super().warm_up()
+
+    def _require_all_finite(self, *datasets: BaseDataset | None) -> None:
+        """Refuse missing and infinite values in any of the data sets that are there."""
+        for data in datasets:
+            if data is not None:
+                self._require_finite(data.X, data.feature_names)
+
+    def _report_once(
+        self,
+        train: BaseDataset,
+        val: BaseDataset | None,
+        loss: Callable[[BaseDataset, NDArray[np.float64]], float],
+    ) -> None:
+        """Report the one step that the fit has.
+
+        Args:
+            train: Training rows.
+            val: Validation rows.
+            loss: Of rows and their outputs, of shape ``(n_samples, n_outputs)``.
+        """
+        assert self.map_ is not None
+        losses = {
+            name: loss(data, self.map_(data.X))
+            for name, data in (("train_loss", train), ("val_loss", val))
+            if data is not None
+        }
+        # One who wants it to end is too late: there is one step.
+        with contextlib.suppress(StopTraining):
+            self.report(1, losses, total=1)
+
+    def _outputs(self, X: ArrayLike | DataFrame | BaseDataset) -> NDArray[np.float64]:
+        """Compute the sums for what ``predict`` was given, of shape ``(n_samples, n_outputs)``."""
+        features = self._features(X)
+        self._require_finite(features, self._column_names())
+        assert self.map_ is not None
+        return self.map_(features)
+
+    def feature_importances(self) -> NDArray[np.float64] | None:
+        """Return the absolute coefficients of the standardised features, see `LinearMap`.
+
+        Returns:
+            Shape ``(n_features,)``; None where all coefficients are zero.
+        """
+        self._check_fitted()
+        assert self.map_ is not None
+        return self.map_.importances()
+
+    @classmethod
+    def accepts_missing(cls, params: Mapping[str, Any]) -> bool:  # noqa: ARG003
+        """A sum with a gap in it is none."""
+        return False
+
+    @classmethod
+    def score_graph(
+        cls,
+        params: Mapping[str, Any],  # noqa: ARG003
+        tensors: Mapping[str, NDArray[Any]],
+        n_features: int,
+        num_classes: int,
+    ) -> ScoreGraph:
+        """Make an ONNX graph of the sums; see `BaseModel.score_graph`."""
+        # A regression has no classes, and one sum.
+        n_outputs = 1 if cls.task == "regression" else num_classes
+        return LinearMap.from_tensors(tensors, n_outputs, n_features).graph()
+
+    def _save_weights(self, directory: Path) -> None:
+        assert self.map_ is not None
+        self.map_.save(directory)
+
+    def _load_weights(self, directory: Path) -> None:
+        if self.signature is None:
+            raise ArtifactError("signature.json: it is needed to check the weights.")
+        self.map_ = LinearMap.from_tensors(
+            artifacts.load_tensors(directory / artifacts.WEIGHTS_SAFETENSORS),
+            1 if self.task == "regression" else len(self.signature.class_names),
+            self._width(),
         )
 
 

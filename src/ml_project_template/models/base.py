@@ -736,11 +736,27 @@ class BaseModel(ABC):
         encoder = self._encoder()
         return features if encoder is None else encoder.transform(features)
 
-    def _encoder(self) -> OneHot | None:
-        """Give what makes zeros and ones of categories; None where there are none, or as codes."""
-        if self.takes_categories or self.preprocessor is None or not self.preprocessor.levels_:
+    @classmethod
+    def encoder(cls, preprocessor: Preprocessor | None) -> OneHot | None:
+        """Give what makes zeros and ones of categories, for a model that takes none.
+
+        Args:
+            preprocessor: What prepares the rows.
+
+        Returns:
+            The encoder; None where there are no categories, or the model takes them as codes.
+        """
+        if cls.takes_categories or preprocessor is None or not preprocessor.levels_:
             return None
-        return OneHot(self.preprocessor.cardinalities_)
+        return OneHot(preprocessor.cardinalities_)
+
+    def _encoder(self) -> OneHot | None:
+        return self.encoder(self.preprocessor)
+
+    def _width(self) -> int:
+        """Count the columns that ``_features`` gives."""
+        encoder = self._encoder()
+        return self._check_fitted() if encoder is None else encoder.width
 
     def _view(self, data: TabularDataset) -> BaseDataset:
         """Give a prepared data set the form that the model learns from."""

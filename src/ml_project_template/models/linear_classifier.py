@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import logging
 import warnings
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
-from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
-from ml_project_template.errors import ArtifactError, DataError
-from ml_project_template.models._linear import LinearMap, standardize
-from ml_project_template.models.base import BaseModel
+from ml_project_template.models._linear import LinearMap, LinearModel, standardize
+from ml_project_template.models._targets import require_all_classes, row_weights
 from ml_project_template.models.registry import register
 from ml_project_template.training.metrics import (
     classification_metrics,
     resolve_class_weight,
     softmax,
 )
-from ml_project_template.training.reporting import StopTraining
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from pandas import DataFrame
-
-    from ml_project_template.models._onnx import ScoreGraph
 
 __all__ = ["LinearClassifier"]
 
@@ -41,7 +32,7 @@ _TOL = 1e-6  # of the largest part of the gradient
 
 
 @register
-class LinearClassifier(BaseModel):
+class LinearClassifier(LinearModel):
     """Multinomial logistic regression (Cox, 1958) with an L2 penalty, fitted by scikit-learn.
 
     It minimises the sum of the rows' cross entropies plus ``l2_regularization / 2`` times the
@@ -50,23 +41,7 @@ class LinearClassifier(BaseModel):
 
     Args:
         l2_regularization: The weight of the penalty: the larger, the smaller the coefficients.
-
-    Attributes:
-        map_: The fitted coefficients, for features as they come.
     """
-
-    seed_matters: ClassVar[bool] = False
-
-    def __init__(self, l2_regularization: Annotated[float, Field(gt=0)] = 1.0) -> None:
-        super().__init__()
-        self.l2_regularization = l2_regularization
-        self.map_: LinearMap | None = None
-
-    @classmethod
-    def warm_up(cls) -> None:
-        """Import scikit-learn's linear models, and what writes the weights."""
-        importlib.import_module("sklearn.linear_model")
-        super().warm_up()
 
     def _fit(  # type: ignore[override]
         self,
@@ -90,14 +65,9 @@ class LinearClassifier(BaseModel):
         from sklearn.linear_model import LogisticRegression
         from threadpoolctl import threadpool_limits
 
+        require_all_classes(train_data)
+        self._require_all_finite(train_data, val_data)
         num_classes = len(train_data.class_names)
-        counts = np.bincount(train_data.y, minlength=num_classes)
-        if (counts == 0).any():
-            missing = train_data.class_names[int(counts.argmin())]
-            raise DataError(f"The class '{missing}' has no training row.")
-        for data in (train_data, val_data):
-            if data is not None:
-                self._require_finite(data.X, data.feature_names)
         weights = resolve_class_weight(class_weight, train_data.y, num_classes)
         features, mean, scale = standardize(train_data.X)
         estimator = LogisticRegression(C=1 / self.l2_regularization, max_iter=_MAX_ITER, tol=_TOL)
@@ -108,7 +78,7 @@ class LinearClassifier(BaseModel):
             estimator.fit(
                 features,
                 train_data.y,
-                sample_weight=None if weights is None else weights[train_data.y],
+                sample_weight=row_weights(weights, train_data.y),
             )
         if caught:
             _logger.warning(
@@ -122,16 +92,13 @@ class LinearClassifier(BaseModel):
             halves = np.array([-0.5, 0.5])
             coefficients, intercept = halves[:, None] * coefficients, halves * intercept
         self.map_ = LinearMap.of_standardized(coefficients, intercept, mean, scale)
-        losses = {
-            name: classification_metrics(data.y, softmax(self.map_(data.X)), class_weight=weights)[
-                "loss"
-            ]
-            for name, data in (("train_loss", train_data), ("val_loss", val_data))
-            if data is not None
-        }
-        # One who wants it to end is too late: there is one step.
-        with contextlib.suppress(StopTraining):
-            self.report(1, losses, total=1)
+        self._report_once(
+            train_data,
+            val_data,
+            lambda data, outputs: classification_metrics(
+                data.y, softmax(outputs), class_weight=weights
+            )["loss"],
+        )
 
     def predict(self, X: ArrayLike | DataFrame | BaseDataset) -> NDArray[np.float64]:
         """Predict raw scores.
@@ -148,47 +115,4 @@ class LinearClassifier(BaseModel):
             ModelError: The model is not fitted.
             DataError: Another number of features, or values that are no finite numbers.
         """
-        features = self._features(X)
-        self._require_finite(features, self._column_names())
-        assert self.map_ is not None
-        return self.map_(features)
-
-    def feature_importances(self) -> NDArray[np.float64] | None:
-        """Return the absolute coefficients of the standardised features, see `LinearMap`.
-
-        Returns:
-            Shape ``(n_features,)``; None where all coefficients are zero.
-        """
-        self._check_fitted()
-        assert self.map_ is not None
-        return self.map_.importances()
-
-    @classmethod
-    def accepts_missing(cls, params: Mapping[str, Any]) -> bool:  # noqa: ARG003
-        """A sum with a gap in it is none."""
-        return False
-
-    @classmethod
-    def score_graph(
-        cls,
-        params: Mapping[str, Any],  # noqa: ARG003
-        tensors: Mapping[str, NDArray[Any]],
-        n_features: int,
-        num_classes: int,
-    ) -> ScoreGraph:
-        """Make an ONNX graph of the sums; see `BaseModel.score_graph`."""
-        return LinearMap.from_tensors(tensors, num_classes, n_features).graph()
-
-    def _save_weights(self, directory: Path) -> None:
-        assert self.map_ is not None
-        self.map_.save(directory)
-
-    def _load_weights(self, directory: Path) -> None:
-        if self.signature is None:
-            raise ArtifactError("signature.json: it is needed to check the weights.")
-        encoder = self._encoder()
-        self.map_ = LinearMap.from_tensors(
-            artifacts.load_tensors(directory / artifacts.WEIGHTS_SAFETENSORS),
-            len(self.signature.class_names),
-            self._check_fitted() if encoder is None else encoder.width,
-        )
+        return self._outputs(X)
