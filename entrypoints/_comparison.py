@@ -171,14 +171,12 @@ def _values_of_rows(predictor: Predictor, rows: TabularDataset) -> dict[str, NDA
     """Give what each row adds to the metrics that are means over rows."""
     from ml_project_template.training.metrics import log_losses
 
-    prepared = rows if predictor.preprocessor is None else predictor.preprocessor.transform(rows)
-    outputs = predictor.model.answer(prepared)
+    outputs = predictor.model.answer(predictor.prepare(rows))
     if rows.task == "regression":
         errors = outputs[:, 0] - rows.y
         return {"loss": errors**2, "mae": abs(errors)}
-    chances = outputs
-    right = (predictor.signature.decide(chances) == rows.y).astype(float)
-    return {"accuracy": right, "log_loss": log_losses(rows.y, chances)}
+    right = (predictor.signature.decide(outputs) == rows.y).astype(float)
+    return {"accuracy": right, "log_loss": log_losses(rows.y, outputs)}
 
 
 def _settings(cfg: DictConfig) -> dict[str, Any]:

@@ -166,8 +166,36 @@ class Predictor:
         Raises:
             DataError: A feature is missing, or the classes are others.
         """
-        prepared = dataset if self.preprocessor is None else self.preprocessor.transform(dataset)
-        return self.model.evaluate(prepared)
+        return self.model.evaluate(self.prepare(dataset))
+
+    def prepare(self, dataset: TabularDataset) -> TabularDataset:
+        """Prepare raw, labelled rows as when it predicts.
+
+        Args:
+            dataset: Raw rows with the features of the training.
+
+        Raises:
+            DataError: A feature is missing.
+        """
+        return dataset if self.preprocessor is None else self.preprocessor.transform(dataset)
+
+    def answer(self, rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Answer raw rows that are numbers already.
+
+        Args:
+            rows: Shape ``(n_rows, n_features)``, as `Signature.rows_to_frame` writes them; at least
+                one row.
+
+        Returns:
+            Shape ``(n_rows, n_classes)``, or ``(n_rows, 1)`` for a regression: see
+            `BaseModel.answer`.
+
+        Raises:
+            DataError: A value can't be prepared.
+        """
+        if self.preprocessor is None:
+            return self.model.answer(rows.astype(np.float32))
+        return self.model.answer(self.preprocessor.transform_array(rows))
 
     def predict(self, rows: Any) -> Prediction:
         """Predict the classes, or the numbers, of raw rows.
@@ -182,12 +210,7 @@ class Predictor:
         """
         frame = self.signature.rows_to_frame(rows)
         raw = frame.to_numpy(dtype=np.float64, na_value=np.nan)
-        if len(frame) == 0:
-            answers = np.empty((0, self.signature.num_outputs))
-        elif self.preprocessor is None:
-            answers = self.model.answer(raw.astype(np.float32))
-        else:
-            answers = self.model.answer(self.preprocessor.transform_array(raw))
+        answers = self.answer(raw) if len(raw) else np.empty((0, self.signature.num_outputs))
         if self.signature.task == "regression":
             return Prediction([], np.empty((len(frame), 0)), (), answers[:, 0])
         # The names as an array pick the labels of all rows at once.

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml_project_template.data.column_types import date_text
-from ml_project_template.training.metrics import classification_metrics, regression_metrics
+from ml_project_template.training.metrics import (
+    classification_metrics,
+    log_losses,
+    regression_metrics,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -63,20 +67,15 @@ class Answers:
         self.outputs = self.answer(self.rows)
 
     def answer(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Answer rows, see `BaseModel.answer`."""
-        preprocessor = self.predictor.preprocessor
-        values = rows if preprocessor is None else preprocessor.transform_array(rows)
-        return self.predictor.model.answer(values)
+        """Answer rows, see `Predictor.answer`."""
+        return self.predictor.answer(rows)
 
     def losses(self, outputs: NDArray[np.float64], y: NDArray[Any]) -> NDArray[np.float64]:
         """Give the loss of each row: log loss in nats, or squared error."""
-        losses: NDArray[np.float64]
-        if self.signature.task == "regression":
-            losses = np.square(outputs[:, 0] - y)
-        else:
-            eps = np.finfo(np.float64).eps
-            losses = -np.log(np.clip(outputs[np.arange(len(y)), y], eps, 1.0))
-        return losses
+        if self.signature.task == "classification":
+            return log_losses(y, outputs)
+        errors: NDArray[np.float64] = outputs[:, 0] - y
+        return np.square(errors)
 
     def metrics(self, chosen: NDArray[np.bool_] | None = None) -> dict[str, float]:
         """Judge the model on some of the rows, or on all."""

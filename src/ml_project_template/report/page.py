@@ -19,7 +19,7 @@ from ml_project_template.report.explain import (
     value_text,
     worst_rows,
 )
-from ml_project_template.utils.html import STYLE, table, text
+from ml_project_template.utils.html import definition_list, page, table, text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,10 +65,7 @@ def report_page(
     if predictor is not None:
         sections += _model_sections(parts, predictor, card, seed)
     sections += _data_sections(parts)
-    terms = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in facts.items())
-    return _PAGE.format(
-        title=text(title), style=STYLE + _STYLE, facts=terms, sections="\n".join(sections)
-    )
+    return page(title, "\n".join([definition_list(facts), *sections]), style=_STYLE)
 
 
 # -- the data --------------------------------------------------------------------------------------
@@ -227,8 +224,7 @@ def _card(
     run = metadata.get("run_id")
     if run:
         lines["Reproduce"] = f"python -m entrypoints.reproduce run={run}"
-    terms = "".join(f"<dt>{text(name)}</dt><dd>{text(line)}</dd>" for name, line in lines.items())
-    return f"<dl>{terms}</dl>"
+    return definition_list(lines)
 
 
 def _bounds(parts: Mapping[str, TabularDataset], predictor: Predictor) -> str:
@@ -369,22 +365,4 @@ _STYLE = """
 td:first-child, th:first-child { text-align: left; }
 td.words { min-width: 12rem; }
 @media (max-width: 48rem) { .pairs { grid-template-columns: minmax(0, 1fr); } }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-<dl>{facts}</dl>
-{sections}
-</main>
-</body>
-</html>
 """

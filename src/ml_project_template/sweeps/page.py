@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import optuna
 import plotly.graph_objects as go
@@ -19,10 +19,7 @@ from plotly.offline import get_plotlyjs
 from ml_project_template.sweeps.plots import Plot, sweep_plots
 from ml_project_template.sweeps.results import Configuration, SweepResults, Trial
 from ml_project_template.sweeps.tables import format_score, format_value, summary
-from ml_project_template.utils.html import STYLE, code, table, text
-
-if TYPE_CHECKING:
-    pass
+from ml_project_template.utils.html import code, definition_list, page, table, text
 
 __all__ = ["sweep_page"]
 
@@ -52,19 +49,19 @@ def sweep_page(
     with _quiet():
         plots = "\n".join(_section(n, plot) for n, plot in enumerate(sweep_plots(results, study)))
     words = [*summary(results, code), *_doubts(results)]
-    terms = "".join(f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in facts.items())
-    repeated = results.is_repeated()
-    return _PAGE.format(
-        title=text(title),
-        style=STYLE,
-        summary="\n".join(f"<p>{sentence}</p>" for sentence in words),
-        facts=f"<dl>{terms}</dl>" if terms else "",
-        configurations=_configurations(results) if repeated else "",
-        trials=_trials(results),
+    content = [
+        *(f"<p>{sentence}</p>" for sentence in words),
+        definition_list(facts),
+        "<h2>Results</h2>",
+        _configurations(results) if results.is_repeated() else "",
+        _trials(results),
+        "<h2>Plots</h2>",
+        "<noscript><p>The plots need JavaScript.</p></noscript>",
         # A library in a page is not markup; none of its text may end the element.
-        plotly=get_plotlyjs().replace("</script", r"<\/script"),
-        plots=plots,
-    )
+        "<script>{}</script>".format(get_plotlyjs().replace("</script", r"<\/script")),
+        plots,
+    ]
+    return page(title, "\n".join(content))
 
 
 @contextmanager
@@ -231,29 +228,3 @@ def _literal(value: Any) -> Any:
     if isinstance(value, list):
         return [_literal(item) for item in value]
     return value
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-<h1>{title}</h1>
-{summary}
-{facts}
-<h2>Results</h2>
-{configurations}
-{trials}
-<h2>Plots</h2>
-<noscript><p>The plots need JavaScript.</p></noscript>
-<script>{plotly}</script>
-{plots}
-</main>
-</body>
-</html>
-"""

@@ -238,11 +238,8 @@ def roc_curve(
     Returns:
         False and true positive rates at each distinct threshold, from (0, 0) to (1, 1).
     """
-    order = np.argsort(-scores, kind="stable")
-    # Rows of equal score pass a threshold together: only the last of them is a point.
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    true = np.cumsum(positive[order])[last]
-    false = last + 1 - true
+    true, passed = _passed(positive, scores)
+    false = passed - true
     return (
         np.concatenate([[0.0], false / max(false[-1], 1)]),
         np.concatenate([[0.0], true / max(true[-1], 1)]),
@@ -262,13 +259,21 @@ def precision_recall_curve(
         Recall and precision at each distinct threshold, from the highest one down, after the point
         (0, 1).
     """
-    order = np.argsort(-scores, kind="stable")
-    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    true = np.cumsum(positive[order])[last]
+    true, passed = _passed(positive, scores)
     return (
         np.concatenate([[0.0], true / true[-1]]),
-        np.concatenate([[1.0], true / (last + 1)]),
+        np.concatenate([[1.0], true / passed]),
     )
+
+
+def _passed(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Count the positive rows, and all rows, that pass each distinct threshold, highest first."""
+    order = np.argsort(-scores, kind="stable")
+    # Rows of equal score pass a threshold together: only the last of them is a point.
+    last = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    return np.cumsum(positive[order])[last], last + 1
 
 
 def _average_precision(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:

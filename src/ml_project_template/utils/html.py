@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-__all__ = ["STYLE", "code", "table", "text"]
+__all__ = ["code", "definition_list", "page", "table", "text"]
 
 
 def text(value: str) -> str:
@@ -16,6 +16,40 @@ def text(value: str) -> str:
 def code(value: str) -> str:
     """Write a text as a name or a value."""
     return f"<code>{text(value)}</code>"
+
+
+def page(title: str, content: str, *, style: str = "") -> str:
+    """Make a page.
+
+    Args:
+        title: Its heading.
+        content: What stands below it, HTML.
+        style: CSS, besides that of all pages.
+    """
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{text(title)}</title>
+<style>{_STYLE}{style}</style>
+</head>
+<body>
+<main>
+<h1>{text(title)}</h1>
+{content}
+</main>
+</body>
+</html>
+"""
+
+
+def definition_list(values: Mapping[str, str]) -> str:
+    """Make a list of names and what they name; nothing where there are none."""
+    terms = "".join(
+        f"<dt>{text(name)}</dt><dd>{text(value)}</dd>" for name, value in values.items()
+    )
+    return f"<dl>{terms}</dl>" if terms else ""
 
 
 def table(
@@ -56,7 +90,7 @@ def table(
     )
 
 
-STYLE = """
+_STYLE = """
 :root { color-scheme: light dark; --text: #1c1e21; --soft: #5a626b; --page: #fbfbfc;
   --box: #fff; --line: #d9dde2; --head: #f0f2f5; }
 @media (prefers-color-scheme: dark) {
