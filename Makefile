@@ -11,7 +11,7 @@ COMPOSE ?= docker compose
 # Each command is a process of its own: without bytecode on disk it would compile all its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train test coverage lint format types imports check bench soak mlflow services images images-test rename clean
+.PHONY: help setup train test coverage lint format types imports check bench bench-quality bench-serving soak mlflow services images images-test rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -50,10 +50,14 @@ imports: setup ## who may import whom
 
 check: lint types imports coverage ## all that CI runs
 
-bench: setup ## how well models predict and how long things take, beside the ways without this project
-	$(RUN) python -m benchmarks.quality
-	$(RUN) python -m benchmarks.sweeps
-	$(RUN) python -m benchmarks.serving
+bench: setup ## how long things take, beside the ways without this project: one table a part
+	$(RUN) --group bench python -m benchmarks $(ARGS)
+
+bench-quality: setup ## how well models predict, beside the libraries they are of
+	$(RUN) python -m benchmarks.quality $(ARGS)
+
+bench-serving: setup ## how fast a model is served, beside other servers
+	$(RUN) python -m benchmarks.serving $(ARGS)
 
 soak: setup ## kill sweeps and end servers again and again, and see that nothing is lost
 	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 10
