@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from ml_project_template.errors import DivergenceError
-from ml_project_template.training.early_stopping import EarlyStopping
 from ml_project_template.training.fabric import make_fabric
-from ml_project_template.training.loop import FitResult, Tensors, fit, forward_in_chunks
+from ml_project_template.training.loop import (
+    FitJob,
+    FitResult,
+    Tensors,
+    fit,
+    forward_in_chunks,
+)
+from ml_project_template.training.optimization import OptimizerSettings, ScheduleSettings
 from ml_project_template.training.reporting import History, StopTraining
 
 if TYPE_CHECKING:
@@ -34,7 +40,12 @@ def _data(n_rows: int, seed: int) -> Tensors:
 def _module(seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
     return torch.nn.Sequential(
-        torch.nn.Linear(4, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+        # No bias before a batch normalisation: its gradient is rounding and nothing else, which
+        # Adam would make steps of.
+        torch.nn.Linear(4, 8, bias=False),
+        torch.nn.BatchNorm1d(8),
+        torch.nn.ReLU(),
+        torch.nn.Linear(8, 2),
     )
 
 
@@ -46,12 +57,12 @@ def _fit(
         "train": _data(100, 0),
         "max_epochs": 5,
         "batch_size": 16,
-        "generator": torch.Generator().manual_seed(0),
+        "seed": 0,
         "reporter": history,
-        "optimizer": torch.optim.Adam(module.parameters(), lr=0.01),
+        "optimizer": OptimizerSettings(lr=0.01),
         **arguments,
     }
-    result = fit(fabric, module, torch.nn.CrossEntropyLoss(), **settings)
+    result = fit(fabric, FitJob(module, torch.nn.CrossEntropyLoss(), **settings))
     return result, history.rows
 
 
@@ -106,7 +117,7 @@ def test_it_ends_with_the_best_weights_or_with_the_last(fabric: Fabric) -> None:
     losses = {}
     for keep_best in (True, False):
         module = _module()
-        optimizer = torch.optim.Adam(module.parameters(), lr=0.1)
+        optimizer = OptimizerSettings(lr=0.1)
         result, rows = _fit(fabric, module, keep_best=keep_best, optimizer=optimizer, **settings)
         with torch.no_grad():
             losses[keep_best] = torch.nn.functional.cross_entropy(module(val[0]), val[1]).item()
@@ -129,8 +140,8 @@ def test_early_stopping_watches_the_validation_loss_and_else_the_training_loss(
             val=val,
             train=_data(30, 0),
             max_epochs=400,
-            optimizer=torch.optim.Adam(module.parameters(), lr=0.1),
-            early_stopping=EarlyStopping(4),
+            optimizer=OptimizerSettings(lr=0.1),
+            patience=4,
         )
         losses = [row[column] for row in rows]
         assert result.stopped_early
@@ -181,3 +192,32 @@ def test_a_module_may_say_how_many_rows_pass_at_once() -> None:
             return torch.full((len(X),), len(X))
 
     assert forward_in_chunks(Wide(), torch.zeros(7, 4)).tolist() == [3, 3, 3, 3, 3, 3, 1]
+
+
+def test_any_optimizer_can_be_given_with_a_schedule_of_its_rates(fabric: Fabric) -> None:
+    module = _module()
+
+    def make(parameters: Iterable[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        first, *others = parameters
+        groups: list[dict[str, Any]] = [{"params": [first], "lr": 0.1}, {"params": others}]
+        return torch.optim.RMSprop(groups, lr=0.01)
+
+    plain = _module()
+    _fit(
+        fabric,
+        module,
+        optimizer=make,
+        schedule=ScheduleSettings("exponential", gamma=0.5),
+        batch_size=100,
+        keep_best=False,
+    )
+    optimizer = make(plain.parameters())
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.5)
+    X, y = _data(100, 0)
+    for _ in range(5):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(plain(X), y).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        scheduler.step()
+    for ours, theirs in zip(module.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)

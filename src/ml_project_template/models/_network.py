@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import secrets
 import warnings
@@ -21,7 +22,6 @@ from ml_project_template.errors import ArtifactError, ConfigError, ModelError, u
 from ml_project_template.models._encoding import Encoding, NumericEmbedding
 from ml_project_template.models._onnx import TARGET_MEAN, TARGET_SCALE, read_target
 from ml_project_template.models.base import BaseModel, SaveModel
-from ml_project_template.training.early_stopping import EarlyStopping
 from ml_project_template.training.metrics import resolve_class_weight
 from ml_project_template.utils.seed import seed_everything
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from pandas import DataFrame
 
+    from ml_project_template.training.loop import FitJob
     from ml_project_template.training.reporting import Reporter
 
 __all__ = ["Accelerator", "Levels", "NetworkModel", "Precision", "Width"]
@@ -127,11 +128,6 @@ class NetworkModel(BaseModel):
     def _make_module(self) -> torch.nn.Module:
         """Make the network, with new weights, for the widths of the data."""
 
-    @property
-    def _members(self) -> int:
-        """How many networks are in one."""
-        return 1
-
     @classmethod
     def warm_up(cls) -> None:
         """Import PyTorch, Fabric and the training loop."""
@@ -175,7 +171,7 @@ class NetworkModel(BaseModel):
         self._model_params["layer_dims"] = list(self.layer_dims_)
         self._model_params["cardinalities"] = list(found)
 
-    def _fit(  # type: ignore[override]
+    def fit_job(
         self,
         train_data: BaseDataset,
         val_data: BaseDataset | None = None,
@@ -197,8 +193,11 @@ class NetworkModel(BaseModel):
         class_weight: Literal["balanced"] | list[Annotated[float, Field(gt=0)]] | None = None,
         save_model: SaveModel = "best",
         seed: int | None = None,
-    ) -> None:
-        """Fit the network.
+    ) -> FitJob:
+        """Say all that is needed to fit the network, and give it its initial weights.
+
+        Nothing is fitted yet: jobs of several models can be run together, and `finish_fit` ends
+        what this begins. The arguments are those of the training.
 
         What is reported as ``train_loss`` and ``val_loss`` is the loss that is minimised. Of a
         regression it is told in the units of the target (of ``mse`` and ``huber`` in their square),
@@ -232,17 +231,18 @@ class NetworkModel(BaseModel):
             save_model: End with the weights of the lowest validation loss, or the final ones.
             seed: Of the initial weights, the order of the rows and the dropout.
 
+        Returns:
+            The job.
+
         Raises:
             ConfigError: Settings that don't go together.
             DataError: A missing or infinite value.
-            DivergenceError: The loss is no longer a number.
         """
         import torch
 
-        from ml_project_template.training.loop import fit
+        from ml_project_template.training.loop import FitJob
         from ml_project_template.training.losses import MemberLoss, make_regression_loss
-        from ml_project_template.training.optimization import make_optimizer, make_scheduler
-        from ml_project_template.training.threads import intra_op_threads
+        from ml_project_template.training.optimization import OptimizerSettings, ScheduleSettings
 
         if self.task == "classification" and loss is not None:
             raise ConfigError(
@@ -274,41 +274,44 @@ class NetworkModel(BaseModel):
         encoder = getattr(module, "encoder", None)
         if encoder is not None:
             encoder.learn(train[0])
-        raw_optimizer = make_optimizer(
-            optimizer,
-            module.parameters(),
-            lr=lr,
-            weight_decay=weight_decay,
-            momentum=momentum,
-            # Scaled gradients can't be clipped before a fused step that unscales them itself.
-            fused=not (self._scales_gradients and gradient_clip_norm is not None),
+        return FitJob(
+            module,
+            MemberLoss(single).to(self.fabric.device),
+            train,
+            None if val_data is None else self._tensors(val_data),
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            seed=seed,
+            reporter=reporter,
+            optimizer=OptimizerSettings(optimizer, lr, weight_decay, momentum),
+            schedule=ScheduleSettings(
+                schedule, schedule_gamma, schedule_step_size, schedule_patience
+            ),
+            patience=patience,
+            min_delta=min_delta,
+            gradient_clip_norm=gradient_clip_norm,
+            keep_best=save_model == "best",
+            val_metrics=_rmse if self.task == "regression" else _accuracy,
         )
-        with intra_op_threads(self._multiply_adds(module, batch_size)):
-            fit(
-                self.fabric,
-                module,
-                MemberLoss(single).to(self.fabric.device),
-                train,
-                None if val_data is None else self._tensors(val_data),
-                optimizer=raw_optimizer,
-                schedule=make_scheduler(
-                    schedule,
-                    raw_optimizer,
-                    max_epochs=max_epochs,
-                    gamma=schedule_gamma,
-                    step_size=schedule_step_size,
-                    patience=schedule_patience,
-                ),
-                max_epochs=max_epochs,
-                batch_size=batch_size,
-                generator=torch.Generator().manual_seed(seed),
-                reporter=reporter,
-                early_stopping=EarlyStopping(patience, min_delta),
-                gradient_clip_norm=gradient_clip_norm,
-                keep_best=save_model == "best",
-                val_metrics=_rmse if self.task == "regression" else _accuracy,
-            )
-        self.module_ = module
+
+    # With the signature of `fit_job`: its arguments are the settings of a training.
+    @functools.wraps(fit_job, assigned=("__doc__",))
+    def _fit(  # type: ignore[override]
+        self, train_data: BaseDataset, val_data: BaseDataset | None = None, **arguments: Any
+    ) -> None:
+        from ml_project_template.training.loop import fit
+
+        job = self.fit_job(train_data, val_data, **arguments)
+        fit(self.fabric, job)
+        self.finish_fit(job)
+
+    def finish_fit(self, job: FitJob) -> None:
+        """Take over what a job of this model has fitted.
+
+        Args:
+            job: What `fit_job` gave, after its fit.
+        """
+        self.module_ = job.module
 
     def predict(self, X: ArrayLike | DataFrame | BaseDataset) -> NDArray[Any]:
         """Predict logits, or numbers.
@@ -331,10 +334,10 @@ class NetworkModel(BaseModel):
         module = self._fitted_module()
 
         from ml_project_template.training.loop import forward_in_chunks
-        from ml_project_template.training.threads import intra_op_threads
+        from ml_project_template.training.threads import intra_op_threads, multiply_adds
 
         device = next(module.parameters()).device
-        with intra_op_threads(self._multiply_adds(module, len(features))):
+        with intra_op_threads(multiply_adds(module, len(features))):
             found = forward_in_chunks(module, _tensor(features).to(device))
         outputs: NDArray[np.float32] = found.cpu().numpy()
         if self.task == "classification":
@@ -427,19 +430,11 @@ class NetworkModel(BaseModel):
         )
         return [encoding.width, *widths[1:]], encoding
 
-    @property
-    def _scales_gradients(self) -> bool:
-        return getattr(self.fabric.strategy.precision, "scaler", None) is not None
-
     def _fitted_module(self) -> torch.nn.Module:
         self._check_fitted()
         if self.module_ is None:
             raise ModelError(f"This {type(self).__qualname__} has no weights: call train() on it.")
         return self.module_
-
-    def _multiply_adds(self, module: torch.nn.Module, rows: int) -> int:
-        matrices = [parameter.numel() for parameter in module.parameters() if parameter.ndim == 2]
-        return rows * self._members * max(matrices, default=1)
 
     def _learn_target(self, y: NDArray[np.float64]) -> None:
         """Find what brings the target to mean 0 and standard deviation 1."""
@@ -505,11 +500,11 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
 
 
 def _accuracy(outputs: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"accuracy": (outputs.argmax(dim=1) == y).float().mean()}
+    return {"accuracy": (outputs.argmax(dim=-1) == y).float().mean(dim=-1)}
 
 
 def _rmse(outputs: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"rmse": (outputs - y).square().mean().sqrt()}
+    return {"rmse": (outputs - y).square().mean(dim=(-2, -1)).sqrt()}
 
 
 def _check_tensors(tensors: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) -> None:

@@ -113,10 +113,6 @@ class TabMModel(NetworkModel):
             regression=cls.task == "regression",
         )
 
-    @property
-    def _members(self) -> int:
-        return self.members
-
     def _make_module(self) -> TabM:
         from ml_project_template.modules import TabM
 

@@ -6,132 +6,106 @@ epoch, so that a fast device never waits for the host within one.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from ml_project_template.errors import DivergenceError
 from ml_project_template.training.batches import Batches
 from ml_project_template.training.best_weights import BestWeights
-from ml_project_template.training.early_stopping import EarlyStopping
-from ml_project_template.training.optimization import Schedule
-from ml_project_template.training.reporting import Reporter, StopTraining
+from ml_project_template.training.jobs import (
+    Course,
+    FitJob,
+    FitResult,
+    LossFunction,
+    MetricsFunction,
+    OptimizerFactory,
+    Tensors,
+)
+from ml_project_template.training.optimization import OptimizerSettings
+from ml_project_template.training.threads import intra_op_threads, multiply_adds
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
-__all__ = ["FitResult", "Tensors", "fit", "forward_in_chunks"]
-
-Tensors = tuple[torch.Tensor, torch.Tensor]
-LossFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-MetricsFunction = Callable[[torch.Tensor, torch.Tensor], Mapping[str, torch.Tensor]]
+__all__ = [
+    "FitJob",
+    "FitResult",
+    "LossFunction",
+    "MetricsFunction",
+    "OptimizerFactory",
+    "Tensors",
+    "fit",
+    "fit_together",
+    "forward_in_chunks",
+    "stack_key",
+    "worth_together",
+]
 
 _CHUNK_ROWS = 65_536
 
 
-@dataclass(frozen=True)
-class FitResult:
-    """How a fit ended.
-
-    Attributes:
-        epochs: Epochs done.
-        best_epoch: The epoch whose weights the module has now, counted from 1.
-        stopped_early: Whether it ended before ``max_epochs``.
-    """
-
-    epochs: int
-    best_epoch: int
-    stopped_early: bool
-
-
-def fit(
-    fabric: Fabric,
-    module: torch.nn.Module,
-    loss_function: LossFunction,
-    train: Tensors,
-    val: Tensors | None = None,
-    *,
-    optimizer: torch.optim.Optimizer,
-    max_epochs: int,
-    batch_size: int,
-    generator: torch.Generator,
-    reporter: Reporter,
-    schedule: Schedule | None = None,
-    early_stopping: EarlyStopping | None = None,
-    gradient_clip_norm: float | None = None,
-    keep_best: bool = True,
-    val_metrics: MetricsFunction | None = None,
-) -> FitResult:
+def fit(fabric: Fabric, job: FitJob) -> FitResult:
     """Fit a module.
-
-    Each epoch reports ``train_loss`` (the mean over the batches, weighted by their rows, while the
-    weights change), ``val_loss`` (after the epoch, all rows at once), ``lr``, and what
-    ``val_metrics`` gives with ``val_`` before each name. The watched loss, for early stopping, the
-    best weights and a plateau, is ``val_loss``, or ``train_loss`` without validation data.
 
     Args:
         fabric: Where the fit runs, and in which precision.
-        module: What is fitted, in place. It stays on the device of ``fabric``.
-        loss_function: Outputs and targets of a batch to their mean loss.
-        train: Features ``(n_samples, ...)`` and targets ``(n_samples, ...)``.
-        val: The same for validation.
-        optimizer: Of the module's parameters.
-        max_epochs: Passes over the training data, at most.
-        batch_size: Rows in a batch.
-        generator: Draws the order of the rows, on the CPU.
-        reporter: Hears of each epoch. It may raise ``StopTraining``.
-        schedule: Of the learning rate; None keeps it.
-        early_stopping: When to end before ``max_epochs``; None never does.
-        gradient_clip_norm: The largest 2-norm of all gradients together; None clips nothing.
-        keep_best: End with the weights of the lowest ``val_loss``; else, and without validation
-            data, with those of the last epoch.
-        val_metrics: More numbers from validation outputs and targets, as tensors of one element.
+        job: What is fitted, and how. Its module stays on the device of ``fabric``.
 
     Returns:
         How it ended.
 
     Raises:
         DivergenceError: A loss is no longer a finite number.
+        Exception: What the reporter raises, but for ``StopTraining``.
     """
-    wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
-    train = _on_device(fabric, train)
-    batches = Batches(*train, batch_size, generator)
-    val = None if val is None else _on_device(fabric, val)
-    best = BestWeights(module) if keep_best and val is not None else None
-    early_stopping = early_stopping or EarlyStopping(None)
+    with intra_op_threads(multiply_adds(job.module, min(job.batch_size, len(job.train[0])))):
+        return _fit_module(fabric, job)
 
-    epoch = 0
-    stop = False
-    while epoch < max_epochs and not stop:
-        epoch += 1
-        lr = float(optimizer.param_groups[0]["lr"])
-        metrics = {
-            "train_loss": _train_epoch(
-                fabric, wrapped, wrapped_optimizer, loss_function, batches, gradient_clip_norm
-            )
-        }
-        _check_finite(metrics, epoch, lr)
-        if val is not None:
-            metrics |= _validate(wrapped, loss_function, val, val_metrics)
-            _check_finite(metrics, epoch, lr)
-        watched = metrics["train_loss" if val is None else "val_loss"]
-        if best is not None:
-            best.update(watched, epoch)
-        stop = early_stopping.update(watched)
+
+def stack_key(fabric: Fabric, job: FitJob) -> Hashable | None:  # noqa: ARG001
+    """Say which jobs can be trained together: those of the same key.
+
+    Args:
+        fabric: Where the fit is to run, and in which precision.
+        job: A fit.
+
+    Returns:
+        What jobs must have in common; None if this one can only be trained by itself.
+    """
+    return None
+
+
+def worth_together(job: FitJob, n_jobs: int) -> bool:  # noqa: ARG001
+    """Say whether jobs are trained faster together than one after the other.
+
+    Args:
+        job: One of the jobs.
+        n_jobs: How many there are.
+    """
+    return n_jobs > 1
+
+
+def fit_together(fabric: Fabric, jobs: Sequence[FitJob]) -> list[FitResult | BaseException]:
+    """Fit several modules in one go; each ends as it would by itself, up to rounding.
+
+    A job that fails, or whose reporter raises, ends alone: the others go on. What is no
+    ``Exception``, such as ``KeyboardInterrupt``, ends them all and is raised.
+
+    Args:
+        fabric: Where the fits run, and in which precision.
+        jobs: Jobs of the same `stack_key`.
+
+    Returns:
+        For each job how it ended, or what it raised.
+    """
+    results: list[FitResult | BaseException] = []
+    for job in jobs:
         try:
-            reporter.report(epoch, {**metrics, "lr": lr}, max_epochs)
-        except StopTraining:
-            stop = True
-        if schedule is not None:
-            schedule.step(watched)
-
-    if best is not None:
-        best.restore()
-    module.eval()
-    return FitResult(epoch, best.step if best is not None else epoch, epoch < max_epochs)
+            results.append(fit(fabric, job))
+        except Exception as error:
+            results.append(error)
+    return results
 
 
 def forward_in_chunks(
@@ -158,6 +132,44 @@ def forward_in_chunks(
         module.train(training)
 
 
+def _fit_module(fabric: Fabric, job: FitJob) -> FitResult:
+    module = job.module
+    if isinstance(job.optimizer, OptimizerSettings):
+        # Scaled gradients can't be clipped before a fused step that unscales them itself.
+        scales = getattr(fabric.strategy.precision, "scaler", None) is not None
+        fused = not (scales and job.gradient_clip_norm is not None)
+        optimizer = job.optimizer.make(module.parameters(), fused=fused)
+    else:
+        optimizer = job.optimizer(module.parameters())
+    first_rates = [float(group["lr"]) for group in optimizer.param_groups]
+    course = Course(job, first_rates[0])
+    wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
+    train = _on_device(fabric, job.train)
+    batches = Batches(*train, job.batch_size, torch.Generator().manual_seed(job.seed))
+    val = None if job.val is None else _on_device(fabric, job.val)
+    best = BestWeights(module) if course.keeps_best else None
+    devices = [fabric.device.index] if fabric.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(job.dropout_seed)
+        while not course.ended:
+            course.epoch += 1
+            metrics = {"train_loss": _train_epoch(fabric, wrapped, wrapped_optimizer, batches, job)}
+            course.check(metrics)
+            if val is not None:
+                metrics |= _validate(wrapped, job.loss_function, val, job.val_metrics)
+                course.check(metrics)
+            if course.is_best(metrics) and best is not None:
+                best.update(metrics["val_loss"], course.epoch)
+            course.end_epoch(metrics)
+            if job.schedule.name is not None:
+                for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
+                    group["lr"] = rate * course.schedule.lr / first_rates[0]
+    if best is not None:
+        best.restore()
+    module.eval()
+    return course.result()
+
+
 def _on_device(fabric: Fabric, tensors: Tensors) -> Tensors:
     X, y = (fabric.to_device(tensor) for tensor in tensors)
     return X, y
@@ -167,20 +179,19 @@ def _train_epoch(
     fabric: Fabric,
     module: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss_function: LossFunction,
     batches: Batches,
-    gradient_clip_norm: float | None,
+    job: FitJob,
 ) -> float:
     module.train()
     total = torch.zeros((), device=fabric.device)
     n_rows = 0
     for X, y in batches:
         optimizer.zero_grad()
-        loss = loss_function(module(X), y)
+        loss = job.loss_function(module(X), y)
         fabric.backward(loss)
-        if gradient_clip_norm is not None:
+        if job.gradient_clip_norm is not None:
             fabric.clip_gradients(
-                module, optimizer, max_norm=gradient_clip_norm, error_if_nonfinite=False
+                module, optimizer, max_norm=job.gradient_clip_norm, error_if_nonfinite=False
             )
         optimizer.step()
         total += loss.detach() * len(X)
@@ -203,13 +214,3 @@ def _validate(
         # Stacked, so that the host waits for the device once.
         values = torch.stack([value.float() for value in results.values()]).tolist()
     return {f"val_{name}": value for name, value in zip(results, values, strict=True)}
-
-
-def _check_finite(metrics: Mapping[str, float], epoch: int, lr: float) -> None:
-    for name, value in metrics.items():
-        if not math.isfinite(value):
-            raise DivergenceError(
-                f"{name} is {value} in epoch {epoch} with training.lr={lr:g}: the training "
-                "diverged. Try a smaller training.lr, training.gradient_clip_norm=1 or "
-                "preprocessing=standardize."
-            )

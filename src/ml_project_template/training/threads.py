@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["intra_op_threads"]
+__all__ = ["intra_op_threads", "multiply_adds"]
 
 # Multiply-adds of the largest matrix product of a step. Below that, two threads were seen to cost
 # up to twelve times one on a busy machine: handing over the work takes longer than doing it.
@@ -31,3 +31,14 @@ def intra_op_threads(multiply_adds: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def multiply_adds(module: torch.nn.Module, rows: int) -> int:
+    """Estimate the size of a module's largest matrix product.
+
+    Args:
+        module: The module. One that is many networks in one says how many: ``members``.
+        rows: Rows that pass at once.
+    """
+    matrices = [parameter.numel() for parameter in module.parameters() if parameter.ndim == 2]
+    return rows * int(getattr(module, "members", 1)) * max(matrices, default=1)
