@@ -51,3 +51,11 @@ def test_a_category_without_any_value_is_a_constant() -> None:
     module = CategoryEmbedding(2)
     module.learn(torch.tensor([NAN, NAN]))
     torch.testing.assert_close(module(torch.tensor([NAN])), torch.tensor([[0.5, 0.5]]))
+
+
+def test_what_no_row_misses_has_nothing_to_learn() -> None:
+    embedding = CategoryEmbedding(3)
+    embedding.learn(torch.tensor([0.0, 2.0, torch.nan]))
+    assert embedding.offset.requires_grad
+    embedding.learn(torch.tensor([0.0, 2.0]))
+    assert not any(parameter.requires_grad for parameter in embedding.parameters())

@@ -43,7 +43,7 @@ def test_a_last_batch_of_one_row_joins_the_one_before(
 def test_each_row_comes_once_an_epoch_with_its_target(
     block_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(module, "BLOCK_ROWS", block_rows)
     batches = _batches(101, 10)
     seen = []
     for X, y in batches:
@@ -58,7 +58,7 @@ def test_the_size_of_the_blocks_does_not_change_the_batches(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = [y.tolist() for _, y in _batches(101, 10)]
-    monkeypatch.setattr(module, "_BLOCK_ROWS", 25)
+    monkeypatch.setattr(module, "BLOCK_ROWS", 25)
     assert [y.tolist() for _, y in _batches(101, 10)] == whole
 
 

@@ -54,6 +54,8 @@ class CategoryEmbedding(nn.Module):
         if len(there):
             counts = torch.bincount(there, minlength=self.levels)
             self.shares.copy_(counts / len(there))
+        # Without a gap its gradient is zero: a one-hot coding then has nothing to learn.
+        self.offset.requires_grad_(not bool(self._are_known(codes).all()))
 
     def forward(self, codes: torch.Tensor) -> torch.Tensor:
         """Map codes to vectors.
@@ -66,5 +68,8 @@ class CategoryEmbedding(nn.Module):
         """
         missing = self.shares @ self.weight + self.offset
         table = torch.cat([self.weight, missing[None]])
-        known = (codes >= 0) & (codes < self.levels)
+        known = self._are_known(codes)
         return functional.embedding(torch.where(known, codes, self.levels).long(), table)
+
+    def _are_known(self, codes: torch.Tensor) -> torch.Tensor:
+        return (codes >= 0) & (codes < self.levels)

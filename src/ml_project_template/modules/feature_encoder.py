@@ -44,6 +44,11 @@ class FeatureEncoder(nn.Module):
         self.width = len(columns) if numbers is None else numbers.width
         self.width += sum(category.width for category in categories if category is not None)
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it is a function of the features alone that no gradient changes."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
     def learn(self, X: torch.Tensor) -> None:
         """Take from the training rows what is not learned by gradients.
 

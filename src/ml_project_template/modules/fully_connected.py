@@ -92,6 +92,10 @@ class FullyConnected(nn.Module):
         layers.append(nn.Linear(layer_dims[-2], layer_dims[-1]))
         self.layers = nn.Sequential(*layers)
 
+    def stages(self) -> tuple[nn.Module | None, nn.Sequential]:
+        """Give the encoder, and the layers after it: they are all that ``forward`` does."""
+        return self.encoder, self.layers
+
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         """Map features to outputs.
 

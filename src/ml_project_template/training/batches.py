@@ -6,14 +6,14 @@ arithmetic. Here rows are permuted once an epoch, gathered block by block, and b
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 
-__all__ = ["Batches", "batch_bounds"]
+__all__ = ["BLOCK_ROWS", "Batches", "batch_bounds", "blocks_of"]
 
 # Rows gathered at once: enough to make the gathering cheap, little beside a large table.
-_BLOCK_ROWS = 65_536
+BLOCK_ROWS = 65_536
 
 
 def batch_bounds(n_rows: int, batch_size: int) -> list[tuple[int, int]]:
@@ -62,19 +62,27 @@ class Batches:
             yield self._X, self._y
             return
         order = torch.randperm(len(self._X), generator=self._generator).to(self._X.device)
-        for block in self._blocks():
+        for block in blocks_of(self._bounds, BLOCK_ROWS):
             offset = block[0][0]
             rows = order[offset : block[-1][1]]
             X, y = self._X.index_select(0, rows), self._y.index_select(0, rows)
             for start, stop in block:
                 yield X[start - offset : stop - offset], y[start - offset : stop - offset]
 
-    def _blocks(self) -> Iterator[list[tuple[int, int]]]:
-        """Group the batches so that a block has at most ``_BLOCK_ROWS`` rows, or one batch."""
-        block: list[tuple[int, int]] = []
-        for start, stop in self._bounds:
-            if block and stop - block[0][0] > _BLOCK_ROWS:
-                yield block
-                block = []
-            block.append((start, stop))
-        yield block
+
+def blocks_of(bounds: Sequence[tuple[int, int]], n_rows: int) -> list[list[tuple[int, int]]]:
+    """Group batches so that a block has at most so many rows, or one batch.
+
+    Args:
+        bounds: What `batch_bounds` gave.
+        n_rows: Rows in a block, at most.
+
+    Returns:
+        The batches of each block, in order.
+    """
+    blocks: list[list[tuple[int, int]]] = [[]]
+    for start, stop in bounds:
+        if blocks[-1] and stop - blocks[-1][0][0] > n_rows:
+            blocks.append([])
+        blocks[-1].append((start, stop))
+    return blocks

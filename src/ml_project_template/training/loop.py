@@ -13,6 +13,7 @@ import torch
 
 from ml_project_template.training.batches import Batches
 from ml_project_template.training.best_weights import BestWeights
+from ml_project_template.training.dense_fit import dense_job, fit_dense
 from ml_project_template.training.jobs import (
     Course,
     FitJob,
@@ -60,10 +61,16 @@ def fit(fabric: Fabric, job: FitJob) -> FitResult:
         Exception: What the reporter raises, but for ``StopTraining``.
     """
     with intra_op_threads(multiply_adds(job.module, min(job.batch_size, len(job.train[0])))):
-        return _fit_module(fabric, job)
+        dense = dense_job(fabric, job)
+        if dense is None:
+            return _fit_module(fabric, job)
+        (result,) = fit_dense([dense])
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
-def stack_key(fabric: Fabric, job: FitJob) -> Hashable | None:  # noqa: ARG001
+def stack_key(fabric: Fabric, job: FitJob) -> Hashable | None:
     """Say which jobs can be trained together: those of the same key.
 
     Args:
@@ -73,7 +80,8 @@ def stack_key(fabric: Fabric, job: FitJob) -> Hashable | None:  # noqa: ARG001
     Returns:
         What jobs must have in common; None if this one can only be trained by itself.
     """
-    return None
+    dense = dense_job(fabric, job)
+    return None if dense is None else dense.key
 
 
 def worth_together(job: FitJob, n_jobs: int) -> bool:  # noqa: ARG001
@@ -86,7 +94,7 @@ def worth_together(job: FitJob, n_jobs: int) -> bool:  # noqa: ARG001
     return n_jobs > 1
 
 
-def fit_together(fabric: Fabric, jobs: Sequence[FitJob]) -> list[FitResult | BaseException]:
+def fit_together(fabric: Fabric, jobs: Sequence[FitJob]) -> list[FitResult | Exception]:
     """Fit several modules in one go; each ends as it would by itself, up to rounding.
 
     A job that fails, or whose reporter raises, ends alone: the others go on. What is no
@@ -98,14 +106,18 @@ def fit_together(fabric: Fabric, jobs: Sequence[FitJob]) -> list[FitResult | Bas
 
     Returns:
         For each job how it ended, or what it raised.
+
+    Raises:
+        ValueError: They have not the same key.
     """
-    results: list[FitResult | BaseException] = []
-    for job in jobs:
-        try:
-            results.append(fit(fabric, job))
-        except Exception as error:
-            results.append(error)
-    return results
+    if not jobs:
+        return []
+    dense = [found for job in jobs if (found := dense_job(fabric, job)) is not None]
+    if len(dense) < len(jobs) or len({found.key for found in dense}) > 1:
+        raise ValueError("Jobs are fitted together that have not the same stack_key.")
+    first = jobs[0]
+    with intra_op_threads(multiply_adds(first.module, min(first.batch_size, len(first.train[0])))):
+        return fit_dense(dense)
 
 
 def forward_in_chunks(
