@@ -194,6 +194,45 @@ def test_a_module_may_say_how_many_rows_pass_at_once() -> None:
     assert forward_in_chunks(Wide(), torch.zeros(7, 4)).tolist() == [3, 3, 3, 3, 3, 3, 1]
 
 
+class _Odd(torch.nn.Module):
+    """Has weights that are frozen, never used, used twice, and used in some steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen, self.unused, self.tied, self.rare, self.last = (
+            torch.nn.Linear(4, width) for width in (4, 4, 4, 4, 2)
+        )
+        self.frozen.requires_grad_(requires_grad=False)
+        self.alias = self.tied
+        self.calls = 0
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        self.calls += self.training
+        X = self.alias(torch.relu(self.tied(self.frozen(X))))
+        if self.calls % 2:
+            X = X + self.rare(X)
+        outputs: torch.Tensor = self.last(X)
+        return outputs
+
+
+def test_weights_without_a_gradient_stay_as_they_are(fabric: Fabric) -> None:
+    module, plain = _Odd(), _Odd()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    optimizer = OptimizerSettings("adam", 0.01, weight_decay=0.1)
+    _fit(fabric, module, batch_size=50, optimizer=optimizer)
+    peer, generator = optimizer.make(plain.parameters()), torch.Generator().manual_seed(0)
+    X, y = _data(100, 0)
+    for _ in range(5):
+        for rows in torch.split(torch.randperm(100, generator=generator), 50):
+            peer.zero_grad()
+            torch.nn.functional.cross_entropy(plain(X[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
+            peer.step()
+    for name, tensor in module.state_dict().items():
+        torch.testing.assert_close(tensor, plain.state_dict()[name])
+        assert torch.equal(tensor, before[name]) == name.startswith(("frozen", "unused"))
+
+
 def test_any_optimizer_can_be_given_with_a_schedule_of_its_rates(fabric: Fabric) -> None:
     module = _module()
 

@@ -13,7 +13,7 @@ from ml_project_template.training.batches import BLOCK_ROWS, batch_bounds, block
 from ml_project_template.training.chain import Chain, chain_of, has_hooks
 from ml_project_template.training.dense import DenseStack, TrainPass
 from ml_project_template.training.dense_losses import DenseLoss, LossKind, loss_kind_of
-from ml_project_template.training.flat_optimizer import FlatOptimizer
+from ml_project_template.training.fused_optimizers import FlatOptimizer
 from ml_project_template.training.jobs import Course, FitJob, FitResult
 from ml_project_template.training.optimization import OptimizerSettings
 

@@ -14,6 +14,7 @@ import torch
 from ml_project_template.training.batches import Batches
 from ml_project_template.training.best_weights import BestWeights
 from ml_project_template.training.dense_fit import dense_job, fit_dense
+from ml_project_template.training.fused_optimizers import FusedOptimizer
 from ml_project_template.training.jobs import (
     Course,
     FitJob,
@@ -145,17 +146,9 @@ def forward_in_chunks(
 
 
 def _fit_module(fabric: Fabric, job: FitJob) -> FitResult:
+    stepper = _Stepper(fabric, job)
     module = job.module
-    if isinstance(job.optimizer, OptimizerSettings):
-        # Scaled gradients can't be clipped before a fused step that unscales them itself.
-        scales = getattr(fabric.strategy.precision, "scaler", None) is not None
-        fused = not (scales and job.gradient_clip_norm is not None)
-        optimizer = job.optimizer.make(module.parameters(), fused=fused)
-    else:
-        optimizer = job.optimizer(module.parameters())
-    first_rates = [float(group["lr"]) for group in optimizer.param_groups]
-    course = Course(job, first_rates[0])
-    wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
+    course = Course(job, stepper.lr)
     train = _on_device(fabric, job.train)
     batches = Batches(*train, job.batch_size, torch.Generator().manual_seed(job.seed))
     val = None if job.val is None else _on_device(fabric, job.val)
@@ -165,50 +158,128 @@ def _fit_module(fabric: Fabric, job: FitJob) -> FitResult:
         torch.manual_seed(job.dropout_seed)
         while not course.ended:
             course.epoch += 1
-            metrics = {"train_loss": _train_epoch(fabric, wrapped, wrapped_optimizer, batches, job)}
+            metrics = {"train_loss": stepper.train_epoch(batches)}
             course.check(metrics)
             if val is not None:
-                metrics |= _validate(wrapped, job.loss_function, val, job.val_metrics)
+                metrics |= _validate(stepper.module, job.loss_function, val, job.val_metrics)
                 course.check(metrics)
             if course.is_best(metrics) and best is not None:
                 best.update(metrics["val_loss"], course.epoch)
             course.end_epoch(metrics)
             if job.schedule.name is not None:
-                for group, rate in zip(optimizer.param_groups, first_rates, strict=True):
-                    group["lr"] = rate * course.schedule.lr / first_rates[0]
+                stepper.lr = course.schedule.lr
     if best is not None:
         best.restore()
     module.eval()
     return course.result()
 
 
+class _Stepper:
+    """Takes the steps of a fit by autograd.
+
+    Fabric's wrappers, and the optimizers of torch, take about as long as the step of a small
+    network. Where they would do nothing, the module is called, and the kernels of the optimizer
+    are, as they would call them.
+
+    Args:
+        fabric: Where the fit runs, and in which precision.
+        job: The fit.
+
+    Attributes:
+        module: What is called.
+    """
+
+    def __init__(self, fabric: Fabric, job: FitJob) -> None:
+        from lightning.fabric.plugins.precision import Precision
+        from lightning.fabric.strategies.single_device import SingleDeviceStrategy
+
+        self._fabric = fabric
+        self._job = job
+        self._fused: FusedOptimizer | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        precision = fabric.strategy.precision
+        scales = getattr(precision, "scaler", None) is not None
+        settings = job.optimizer
+        wrapped: torch.nn.Module
+        if isinstance(settings, OptimizerSettings) and not scales and _are_fusible(job.module):
+            wrapped = fabric.setup_module(job.module)
+            self._fused = FusedOptimizer(
+                (p for p in job.module.parameters() if p.requires_grad), settings
+            )
+        else:
+            if isinstance(settings, OptimizerSettings):
+                # Scaled gradients can't be clipped before a fused step that unscales them itself.
+                fused = not (scales and job.gradient_clip_norm is not None)
+                optimizer = settings.make(job.module.parameters(), fused=fused)
+            else:
+                optimizer = settings(job.module.parameters())
+            self._first_rates = [float(group["lr"]) for group in optimizer.param_groups]
+            self._optimizer = optimizer
+            wrapped, self._wrapped_optimizer = fabric.setup(job.module, optimizer)
+        # The classes themselves: a subclass does something.
+        is_plain = type(precision) is Precision and type(fabric.strategy) is SingleDeviceStrategy
+        self.module = job.module if is_plain else wrapped
+        self._backward = torch.Tensor.backward if is_plain else fabric.backward
+
+    @property
+    def lr(self) -> float:
+        """The learning rate; of several groups that of the first, which the others follow."""
+        if self._fused is not None:
+            return self._fused.lr
+        assert self._optimizer is not None
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, lr: float) -> None:
+        if self._fused is not None:
+            self._fused.lr = lr
+            return
+        assert self._optimizer is not None
+        for group, rate in zip(self._optimizer.param_groups, self._first_rates, strict=True):
+            group["lr"] = rate * lr / self._first_rates[0]
+
+    def train_epoch(self, batches: Batches) -> float:
+        """Go through the training rows once.
+
+        Returns:
+            The mean loss.
+        """
+        job, module, backward = self._job, self.module, self._backward
+        optimizer = self._wrapped_optimizer if self._fused is None else self._fused
+        module.train()
+        total = torch.zeros((), device=self._fabric.device)
+        n_rows = 0
+        for X, y in batches:
+            optimizer.zero_grad()
+            loss = job.loss_function(module(X), y)
+            backward(loss)
+            if job.gradient_clip_norm is not None:
+                self._clip(job.gradient_clip_norm)
+            optimizer.step()
+            total.add_(loss.detach(), alpha=len(X))
+            n_rows += len(X)
+        return float(total) / n_rows
+
+    def _clip(self, norm: float) -> None:
+        if self._fused is not None:
+            torch.nn.utils.clip_grad_norm_(self._fused.parameters, norm)
+            return
+        self._fabric.clip_gradients(
+            self.module, self._wrapped_optimizer, max_norm=norm, error_if_nonfinite=False
+        )
+
+
+def _are_fusible(module: torch.nn.Module) -> bool:
+    """Say whether torch has fused kernels for the parameters of a module."""
+    return all(
+        parameter.is_floating_point() and parameter.layout == torch.strided
+        for parameter in module.parameters()
+    )
+
+
 def _on_device(fabric: Fabric, tensors: Tensors) -> Tensors:
     X, y = (fabric.to_device(tensor) for tensor in tensors)
     return X, y
-
-
-def _train_epoch(
-    fabric: Fabric,
-    module: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    job: FitJob,
-) -> float:
-    module.train()
-    total = torch.zeros((), device=fabric.device)
-    n_rows = 0
-    for X, y in batches:
-        optimizer.zero_grad()
-        loss = job.loss_function(module(X), y)
-        fabric.backward(loss)
-        if job.gradient_clip_norm is not None:
-            fabric.clip_gradients(
-                module, optimizer, max_norm=job.gradient_clip_norm, error_if_nonfinite=False
-            )
-        optimizer.step()
-        total += loss.detach() * len(X)
-        n_rows += len(X)
-    return float(total) / n_rows
 
 
 def _validate(

@@ -1,26 +1,81 @@
-"""Adam, AdamW and SGD on one flat tensor, for one fit or for several with rates of their own."""
+"""Adam, AdamW and SGD by torch's fused kernels, without ``torch.optim``.
+
+Torch's optimizers loop over parameters and their groups in Python, which takes longer than the step
+of a small network; and their first use imports torch's compiler, which takes longer than many a
+fit. The kernels are theirs, and so are the numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
 from ml_project_template.training.optimization import OptimizerSettings
 
-__all__ = ["FlatOptimizer"]
+__all__ = ["FlatOptimizer", "FusedOptimizer"]
 
 # Those of torch.optim.
 _BETAS = (0.9, 0.999)
 _EPS = 1e-8
 
 
+class FusedOptimizer:
+    """Takes the steps of ``torch.optim`` on the parameters of a module.
+
+    As there, a parameter without a gradient is left as it is.
+
+    Args:
+        parameters: Of a floating type, on a device that has the kernels.
+        settings: Which steps.
+
+    Attributes:
+        lr: The learning rate.
+    """
+
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], settings: OptimizerSettings
+    ) -> None:
+        self.parameters = list(parameters)
+        self.lr = settings.lr
+        self._settings = settings
+        n_moments = 2 if settings.name != "sgd" else int(bool(settings.momentum))
+        self._moments = [[torch.zeros_like(p) for p in self.parameters] for _ in range(n_moments)]
+        self._steps = [torch.zeros((), device=p.device) for p in self.parameters]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one step along the gradients."""
+        parameters: list[Any] = self.parameters
+        moments, steps = self._moments, self._steps
+        gradients = [parameter.grad for parameter in parameters]
+        if any(gradient is None for gradient in gradients):
+            there = [place for place, gradient in enumerate(gradients) if gradient is not None]
+            if not there:
+                return
+            parameters = [parameters[place] for place in there]
+            gradients = [gradients[place] for place in there]
+            moments = [[moment[place] for place in there] for moment in moments]
+            steps = [steps[place] for place in there]
+        if self._settings.name == "sgd":
+            _step_sgd(self._settings, parameters, gradients, moments, self.lr)
+        else:
+            torch._foreach_add_(steps, 1)
+            decay = self._settings.weight_decay
+            _step_adam(self._settings, parameters, gradients, moments, steps, self.lr, decay)
+
+
 class FlatOptimizer:
     """Takes the steps of ``torch.optim`` on parameters that lie side by side in one tensor.
 
-    Torch's optimizers loop over parameters and their groups in Python; here each step is one fused
-    kernel of torch, whatever the number of parameters. Several fits of the same optimizer can have
-    their parameters in the same tensor, each with its own rate, decay and momentum.
+    Several fits of the same optimizer can have their parameters there, each with its own rate,
+    decay and momentum.
 
     Args:
         parameters: Float32, of one dimension.
@@ -92,44 +147,21 @@ class FlatOptimizer:
             self._gradients.addcmul_(self._parameters, self._decays)
         elif self._decays is not None:
             self._parameters.addcmul_(self._parameters, self._decays, value=-1)
-        fused = torch._fused_adam_ if self._name == "adam" else torch._fused_adamw_
+        lr = self._lr
         if self._owner is not None:
             # The kernel knows one rate: it takes the step of rate 1 on zeros.
             self._update.zero_()
-        fused(
-            [self._update],
-            [self._gradients],
-            [self._moments[0]],
-            [self._moments[1]],
-            [],
-            [self._steps],
-            lr=self._lr if self._owner is None else 1.0,
-            beta1=_BETAS[0],
-            beta2=_BETAS[1],
-            weight_decay=decay,
-            eps=_EPS,
-            amsgrad=False,
-            maximize=False,
-        )
+            lr = 1.0
+        moments = [[moment] for moment in self._moments]
+        settings = self._settings[0]
+        _step_adam(settings, [self._update], [self._gradients], moments, [self._steps], lr, decay)
         if self._owner is not None:
             self._parameters.addcmul_(self._update, self._rates)
 
     def _step_sgd(self) -> None:
         if self._owner is None:
-            settings = self._settings[0]
-            torch._fused_sgd_(
-                [self._parameters],
-                [self._gradients],
-                self._moments,
-                weight_decay=settings.weight_decay,
-                momentum=settings.momentum,
-                lr=self._lr,
-                dampening=0.0,
-                nesterov=False,
-                maximize=False,
-                # The first step's momentum is the gradient, as it is from zeros.
-                is_first_step=False,
-            )
+            moments = [[moment] for moment in self._moments]
+            _step_sgd(self._settings[0], [self._parameters], [self._gradients], moments, self._lr)
             return
         if self._decays is not None:
             self._gradients.addcmul_(self._parameters, self._decays)
@@ -142,3 +174,45 @@ class FlatOptimizer:
         assert self._owner is not None
         each = torch.tensor(values, dtype=torch.float32, device=self._owner.device)
         return each.index_select(0, self._owner)
+
+
+def _step_adam(
+    settings: OptimizerSettings,
+    parameters: list[Any],
+    gradients: list[Any],
+    moments: list[list[torch.Tensor]],
+    steps: list[torch.Tensor],
+    lr: float,
+    weight_decay: float,
+) -> None:
+    fused = torch._fused_adam_ if settings.name == "adam" else torch._fused_adamw_
+    fused(
+        *(parameters, gradients, *moments, [], steps),
+        lr=lr,
+        beta1=_BETAS[0],
+        beta2=_BETAS[1],
+        weight_decay=weight_decay,
+        eps=_EPS,
+        amsgrad=False,
+        maximize=False,
+    )
+
+
+def _step_sgd(
+    settings: OptimizerSettings,
+    parameters: list[Any],
+    gradients: list[Any],
+    moments: list[list[torch.Tensor]],
+    lr: float,
+) -> None:
+    torch._fused_sgd_(
+        *(parameters, gradients, moments[0] if moments else []),
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+        lr=lr,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        # The momentum of the first step is its gradient, as it is from zeros.
+        is_first_step=False,
+    )
