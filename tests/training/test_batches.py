@@ -70,6 +70,26 @@ def test_the_order_is_new_each_epoch_and_the_same_for_a_seed() -> None:
     assert epochs[0] != [y.tolist() for _, y in _batches(50, 8, seed=1)]
 
 
+def test_what_is_larger_than_memory_is_read_from_few_places(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    X = torch.zeros(100, 3)
+    assert not module.is_streamed(X)
+    monkeypatch.setattr(module, "_memory", lambda: X.nbytes - 1)
+    monkeypatch.setattr(module, "_RUN_ROWS", 5)
+    monkeypatch.setattr(module, "BLOCK_ROWS", 20)
+    assert module.is_streamed(X)
+    generator = torch.Generator().manual_seed(0)
+    order = module.row_order(X, generator)
+    assert sorted(order.tolist()) == list(range(100))
+    for block in order.view(5, 20):
+        runs = (block // 5).unique()
+        assert len(runs) == 4
+        # Neither the runs nor the rows within them are in their order.
+        assert block.tolist() != sorted(block.tolist())
+    assert order.tolist() != module.row_order(X, generator).tolist()
+
+
 def test_a_single_batch_is_the_data_themselves() -> None:
     batches = _batches(5, 100)
     ((X, y),) = list(batches)

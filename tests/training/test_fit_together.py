@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -311,3 +313,33 @@ def test_fitted_weights_are_tensors_of_their_own(fabric: Fabric) -> None:
 
 def test_a_half_precision_is_for_autograd() -> None:
     assert stack_key(make_fabric("cpu", "bf16-mixed"), _job(0)) is None
+
+
+def test_a_line_of_the_log_says_how_it_is_fitted(
+    fabric: Fabric, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO", logger="ml_project_template")
+    fit(fabric, _job(0))
+    fit_together(fabric, [_job(0), _job(1)])
+    monkeypatch.setattr(batches, "_memory", lambda: 0)
+    other = _job(0)
+    other.module.register_forward_hook(lambda *_: None)
+    fit(fabric, other)
+    assert [record.getMessage().split("; ")[0] for record in caplog.records] == [
+        "fitting a network with its derivatives written out: 53 rows, 0.000848 MB, in memory, in "
+        "batches of 16",
+        "fitting 2 networks in one go: 53 rows, 0.000848 MB, in memory, in batches of 16",
+        "fitting a network by autograd: 53 rows, 0.000848 MB, read block by block, in batches of "
+        "16",
+    ]
+
+
+def test_features_mapped_from_a_file_are_not_copied(fabric: Fabric, tmp_path: Path) -> None:
+    X, y = _data(53)
+    mapped = np.memmap(tmp_path / "X", dtype=np.float32, mode="w+", shape=(53, 4))
+    mapped[:] = X.numpy()
+    ours, theirs = _job(0, train=(torch.from_numpy(mapped), y)), _job(0, train=(X, y))
+    assert ours.train[0].data_ptr() == mapped.ctypes.data
+    fit(fabric, ours)
+    fit(fabric, theirs)
+    _expect_equal(ours, theirs)

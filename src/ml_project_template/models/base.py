@@ -72,6 +72,8 @@ _logger = logging.getLogger(__name__)
 
 _MAX_HISTORY = 200
 
+_CHECKED_ROWS = 65_536
+
 # Arguments of `_fit` that `train` gives by itself.
 _GIVEN_BY_TRAIN = frozenset({"train_data", "val_data", "save_model", "seed"})
 
@@ -806,12 +808,18 @@ class BaseModel(ABC):
         Raises:
             DataError: Names the first such row and feature.
         """
-        wrong = ~np.isfinite(X)
-        if any(cardinalities):
-            wrong &= np.asarray(cardinalities) == 0
-        if not wrong.any():
+        row = column = -1
+        # Block by block: what is found out has a quarter of the size of the features.
+        for start in range(0, len(X), _CHECKED_ROWS):
+            wrong = ~np.isfinite(X[start : start + _CHECKED_ROWS])
+            if any(cardinalities):
+                wrong &= np.asarray(cardinalities) == 0
+            if wrong.any():
+                row, column = (int(index) for index in np.argwhere(wrong)[0])
+                row += start
+                break
+        if row < 0:
             return
-        row, column = (int(index) for index in np.argwhere(wrong)[0])
         name = f"'{names[column]}'" if column < len(names) else str(column + 1)
         what = "missing" if np.isnan(X[row, column]) else "infinite"
         raise DataError(

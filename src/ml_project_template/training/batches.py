@@ -6,14 +6,18 @@ arithmetic. Here rows are permuted once an epoch, gathered block by block, and b
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import torch
 
-__all__ = ["BLOCK_ROWS", "Batches", "batch_bounds", "blocks_of"]
+__all__ = ["BLOCK_ROWS", "Batches", "batch_bounds", "blocks_of", "is_streamed", "row_order"]
 
 # Rows gathered at once: enough to make the gathering cheap, little beside a large table.
 BLOCK_ROWS = 65_536
+
+# Rows that lie side by side in a file and are read at once.
+_RUN_ROWS = 4096
 
 
 def batch_bounds(n_rows: int, batch_size: int) -> list[tuple[int, int]]:
@@ -34,6 +38,47 @@ def batch_bounds(n_rows: int, batch_size: int) -> list[tuple[int, int]]:
         (start, _), (_, stop) = bounds[-2:]
         bounds[-2:] = [(start, stop)]
     return bounds
+
+
+def is_streamed(X: torch.Tensor) -> bool:
+    """Say whether features are read from a file block by block, as they are needed.
+
+    What is larger than the machine's memory can only be mapped from a file. Rows in any order would
+    then be read one by one, each from another place.
+
+    Args:
+        X: The features.
+    """
+    return X.device.type == "cpu" and X.nbytes > _memory()
+
+
+def row_order(X: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw the order of the rows of an epoch.
+
+    In memory any order is as likely as any other. Of a file the runs of rows come in any order, and
+    the rows in any order within a block of `BLOCK_ROWS`: a block is read from a few places.
+
+    Args:
+        X: The features.
+        generator: Draws the order, on the CPU.
+
+    Returns:
+        The index of each row once, on the CPU.
+    """
+    n_rows = len(X)
+    if not is_streamed(X):
+        return torch.randperm(n_rows, generator=generator)
+    runs = torch.arange(n_rows).split(_RUN_ROWS)  # type: ignore[no-untyped-call]
+    order = torch.cat([runs[i] for i in torch.randperm(len(runs), generator=generator).tolist()])
+    for start in range(0, n_rows, BLOCK_ROWS):
+        block = order[start : start + BLOCK_ROWS]
+        block.copy_(block[torch.randperm(len(block), generator=generator)])
+    return order
+
+
+def _memory() -> int:
+    """Tell the bytes of memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Batches:
@@ -61,7 +106,7 @@ class Batches:
         if len(self._bounds) == 1:
             yield self._X, self._y
             return
-        order = torch.randperm(len(self._X), generator=self._generator).to(self._X.device)
+        order = row_order(self._X, self._generator).to(self._X.device)
         for block in blocks_of(self._bounds, BLOCK_ROWS):
             offset = block[0][0]
             rows = order[offset : block[-1][1]]

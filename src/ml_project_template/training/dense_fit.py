@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ml_project_template.training.batches import BLOCK_ROWS, batch_bounds, blocks_of
+from ml_project_template.training.batches import BLOCK_ROWS, batch_bounds, blocks_of, row_order
 from ml_project_template.training.chain import Chain, chain_of, has_hooks
 from ml_project_template.training.dense import DenseStack, TrainPass
 from ml_project_template.training.dense_losses import DenseLoss, LossKind, loss_kind_of
@@ -229,7 +229,7 @@ class _Fit:
         for member in members:
             member.course.epoch += 1
         orders = [
-            torch.randperm(member.n_rows, generator=member.order) if self._steps > 1 else None
+            row_order(member.job.train[0], member.order) if self._steps > 1 else None
             for member in members
         ]
         self._totals.zero_()

@@ -6,12 +6,13 @@ epoch, so that a fast device never waits for the host within one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
-from ml_project_template.training.batches import Batches
+from ml_project_template.training.batches import Batches, is_streamed
 from ml_project_template.training.best_weights import BestWeights
 from ml_project_template.training.dense_fit import dense_job, fit_dense
 from ml_project_template.training.fused_optimizers import FusedOptimizer
@@ -44,6 +45,8 @@ __all__ = [
     "worth_together",
 ]
 
+_logger = logging.getLogger(__name__)
+
 _CHUNK_ROWS = 65_536
 
 
@@ -63,6 +66,7 @@ def fit(fabric: Fabric, job: FitJob) -> FitResult:
     """
     with intra_op_threads(multiply_adds(job.module, min(job.batch_size, len(job.train[0])))):
         dense = dense_job(fabric, job)
+        _tell([job], "by autograd" if dense is None else "with its derivatives written out")
         if dense is None:
             return _fit_module(fabric, job)
         (result,) = fit_dense([dense])
@@ -118,6 +122,7 @@ def fit_together(fabric: Fabric, jobs: Sequence[FitJob]) -> list[FitResult | Exc
         raise ValueError("Jobs are fitted together that have not the same stack_key.")
     first = jobs[0]
     with intra_op_threads(multiply_adds(first.module, min(first.batch_size, len(first.train[0])))):
+        _tell(jobs, "in one go")
         return fit_dense(dense)
 
 
@@ -143,6 +148,20 @@ def forward_in_chunks(
             return torch.cat([module(chunk) for chunk in torch.split(X, chunk_rows)])
     finally:
         module.train(training)
+
+
+def _tell(jobs: Sequence[FitJob], how: str) -> None:
+    X = jobs[0].train[0]
+    _logger.info(
+        "fitting %s %s: %d rows, %.3g MB, %s, in batches of %d; threads: %d",
+        "a network" if len(jobs) == 1 else f"{len(jobs)} networks",
+        how,
+        len(X),
+        X.nbytes / 1e6,
+        "read block by block" if is_streamed(X) else "in memory",
+        min(jobs[0].batch_size, len(X)),
+        torch.get_num_threads(),
+    )
 
 
 def _fit_module(fabric: Fabric, job: FitJob) -> FitResult:
