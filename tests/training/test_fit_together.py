@@ -16,7 +16,7 @@ from ml_project_template.modules import CategoryEmbedding, FeatureEncoder, Fully
 from ml_project_template.training import batches, loop
 from ml_project_template.training.fabric import make_fabric
 from ml_project_template.training.jobs import FitJob, FitResult, Tensors
-from ml_project_template.training.loop import fit, fit_together, stack_key
+from ml_project_template.training.loop import fit, fit_together, stack_key, worth_together
 from ml_project_template.training.optimization import OptimizerSettings, ScheduleSettings
 from ml_project_template.training.reporting import History, StopTraining
 
@@ -343,3 +343,30 @@ def test_features_mapped_from_a_file_are_not_copied(fabric: Fabric, tmp_path: Pa
     fit(fabric, ours)
     fit(fabric, theirs)
     _expect_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("width", "n_rows", "batch_size", "n_jobs", "worth"),
+    [
+        (64, 100, 32, 2, True),
+        (64, 100, 32, 1, False),
+        (64, 5000, 1024, 16, True),
+        (64, 5000, 4096, 16, False),
+        # A batch has no more rows than there are.
+        (64, 1000, 4096, 16, True),
+        (1024, 100, 32, 16, False),
+    ],
+)
+def test_small_steps_are_worth_to_be_taken_together(
+    width: int, n_rows: int, batch_size: int, n_jobs: int, worth: bool
+) -> None:
+    job = FitJob(
+        FullyConnected([4, width, width, 2]),
+        nn.CrossEntropyLoss(),
+        _data(n_rows),
+        max_epochs=1,
+        batch_size=batch_size,
+        seed=0,
+        reporter=History(),
+    )
+    assert worth_together(job, n_jobs) == worth
