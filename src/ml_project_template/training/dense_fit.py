@@ -247,7 +247,10 @@ class _Fit:
                     else:
                         batch = X[low:high, begin:end], y[low:high, begin:end]
                     losses = self._pass(low, high, end - begin)(*batch)
-                    self._totals[low:high].add_(losses, alpha=end - begin)
+                    totals = self._totals
+                    if high - low < len(members):
+                        totals = totals[low:high]
+                    totals.add_(losses, alpha=end - begin)
                 if self._max_norms is not None:
                     self._stack.clip(self._max_norms)
                 self._optimizer.step()

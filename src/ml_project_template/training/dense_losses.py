@@ -80,6 +80,7 @@ class DenseLoss:
     def __init__(self, kinds: Sequence[LossKind]) -> None:
         self._kind = kinds[0]
         self._weights: torch.Tensor | None = None
+        self._minus = torch.empty(0)
         weights = [kind.weights for kind in kinds if kind.weights is not None]
         if weights:
             self._weights = torch.stack(weights) if len(kinds) > 1 else weights[0]
@@ -105,7 +106,9 @@ class DenseLoss:
         loss = self._entropy(logs, places, share)
         # softmax - 1 at the class, times what the row counts
         gradient = logs.exp_()
-        gradient.scatter_add_(-1, places, gradient.new_tensor(-1.0).expand(places.shape))
+        if self._minus.shape != places.shape:
+            self._minus = torch.full(places.shape, -1.0)
+        gradient.scatter_add_(-1, places, self._minus)
         return loss, gradient.mul_(share)
 
     def value(self, outputs: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -125,6 +128,8 @@ class DenseLoss:
     def _entropy(
         logs: torch.Tensor, places: torch.Tensor, share: torch.Tensor | float
     ) -> torch.Tensor:
+        if isinstance(share, float):
+            return logs.gather(-1, places).sum((-2, -1)).mul_(-share)
         return (logs.gather(-1, places) * share).sum((-2, -1)).neg_()
 
     def _error(self, outputs: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
