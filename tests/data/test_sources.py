@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
+import importlib.metadata
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,8 +57,13 @@ def test_the_record_tells_where_a_table_came_from(tmp_path: Path) -> None:
     onboarded = onboard(source="sklearn:iris", path=str(path))
     record = _record(path)
     assert record.pop("created_at").endswith("+00:00")
-    expected = {"source": "sklearn:iris", "sha256": onboarded.digest, "size": onboarded.size}
-    assert record == expected
+    assert record == {
+        "source": "sklearn:iris",
+        "release": importlib.metadata.version("scikit-learn"),
+        "rows": 150,
+        "sha256": onboarded.digest,
+        "size": onboarded.size,
+    }
     assert sorted(item.name for item in tmp_path.iterdir()) == ["iris.csv", "iris.csv.json"]
 
 
@@ -66,6 +74,27 @@ def test_a_table_that_is_there_already_is_left_alone(tmp_path: Path) -> None:
     again = onboard(source="sklearn:iris", path=str(path))
     assert (again.changed, again.digest, again.rows) == (False, first.digest, 150)
     assert (path.stat().st_mtime_ns, _record(path)) == before
+
+
+def test_a_table_is_made_again_by_another_release_of_scikit_learn_alone(tmp_path: Path) -> None:
+    path = tmp_path / "iris.csv"
+    onboard(source="sklearn:iris", path=str(path))
+    script = (
+        "import sys\n"
+        "from ml_project_template.data import onboard\n"
+        f"onboarded = onboard(source='sklearn:iris', path={str(path)!r})\n"
+        "print(onboarded.rows, onboarded.changed, 'sklearn' in sys.modules)"
+    )
+
+    def again() -> list[str]:
+        command = [sys.executable, "-c", script]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+
+    assert again() == ["150", "False", "False"]
+    record = path.with_name("iris.csv.json")
+    record.write_text(json.dumps(_record(path) | {"release": "0.1"}))
+    assert again() == ["150", "False", "True"]
+    assert _record(path)["release"] == importlib.metadata.version("scikit-learn")
 
 
 def test_a_table_that_somebody_changed_is_replaced_only_by_force(tmp_path: Path) -> None:

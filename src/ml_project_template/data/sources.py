@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import hashlib
+import importlib.metadata
 import io as text_io
 import re
 import tempfile
@@ -57,8 +58,8 @@ def onboard(
     """Put a raw table in its place, unchanged, with a record of where it came from.
 
     The record is ``<path>.json``: source without credentials, SHA-256, size and time. A table that
-    is in its place already, and is what the record says, is not fetched again from a URL; a local
-    source is compared.
+    is in its place already, and is what the record says, is not fetched again from a URL, nor made
+    again by the same release of scikit-learn; a local source is compared.
 
     Args:
         source: ``sklearn:iris``, ``sklearn:wine``, ``sklearn:breast_cancer`` or
@@ -90,11 +91,18 @@ def onboard(
     if source is None or _same_file(source, path):
         return _describe(path, storage_options, rows=None, changed=False)
     if source.startswith(_SKLEARN):
+        # Its import takes a second, and gives the same table each time.
+        release = importlib.metadata.version("scikit-learn")
+        made = None if force else _present(source, path, storage_options, release=release)
+        if made is not None:
+            return made
         content, rows = _sklearn_csv(source.removeprefix(_SKLEARN))
         with tempfile.TemporaryDirectory(prefix="ml-project-onboard-") as directory:
             table = Path(directory, "table.csv")
             table.write_bytes(content)
-            return _place(source, str(table), path, storage_options, force=force, rows=rows)
+            return _place(
+                source, str(table), path, storage_options, force=force, rows=rows, release=release
+            )
     if io.is_pattern(source):
         raise DataError(
             f"The source '{public_url(source)}' stands for many files, and a source is one; where "
@@ -104,15 +112,33 @@ def onboard(
         if Path(source).is_dir():
             raise DataError(f"The source '{source}' is a directory; it must be a file.")
         return _place(source, source, path, storage_options, force=force, rows=None)
-    record = _read_record(path, storage_options)
-    if not force and record is not None and record.get("source") == public_url(source):
-        present = _describe(path, storage_options, rows=None, changed=False)
-        if present.digest == record.get("sha256"):
-            return present
+    present = None if force else _present(source, path, storage_options)
+    if present is not None:
+        return present
     with tempfile.TemporaryDirectory(prefix="ml-project-onboard-") as directory:
         fetched = str(Path(directory, "table"))
         io.copy(source, fetched, storage_options)
         return _place(source, fetched, path, storage_options, force=force, rows=None)
+
+
+def _present(
+    source: str,
+    path: str,
+    storage_options: Mapping[str, Any] | None,
+    *,
+    release: str | None = None,
+) -> Onboarded | None:
+    """Describe the table that is in its place, if it is what the record says; else None."""
+    record = _read_record(path, storage_options)
+    if (
+        record is None
+        or record.get("source") != public_url(source)
+        or record.get("release") != release
+        or not io.exists(path, storage_options)
+    ):
+        return None
+    present = _describe(path, storage_options, rows=record.get("rows"), changed=False)
+    return present if present.digest == record.get("sha256") else None
 
 
 def _place(
@@ -123,6 +149,7 @@ def _place(
     *,
     force: bool,
     rows: int | None,
+    release: str | None = None,
 ) -> Onboarded:
     """Copy a local table to its place, unless the same one, or somebody else's, is there."""
     record = _read_record(path, storage_options)
@@ -139,12 +166,14 @@ def _place(
     if changed:
         io.copy(table, path, storage_options)
     onboarded = _describe(path, storage_options, rows=rows, changed=changed)
-    shown = public_url(source)
-    if changed or record is None or record.get("source") != shown:
+    about = {"source": public_url(source)}
+    if release is not None:
+        about |= {"release": release, "rows": rows}
+    if changed or record is None or about != {key: record.get(key) for key in about}:
         io.write_json(
             f"{path}.json",
             {
-                "source": shown,
+                **about,
                 "sha256": onboarded.digest,
                 "size": onboarded.size,
                 "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

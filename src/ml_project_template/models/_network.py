@@ -131,8 +131,9 @@ class NetworkModel(BaseModel):
     @classmethod
     def warm_up(cls) -> None:
         """Import PyTorch, Fabric and the training loop."""
-        for name in ("lightning.fabric", "safetensors.numpy", *_LATE_MODULES):
+        for name in ("safetensors.numpy", *_LATE_MODULES):
             importlib.import_module(name)
+        importlib.import_module("ml_project_template.training.lean_imports").import_fabric()
 
     @classmethod
     def training_problems(cls, arguments: Mapping[str, Any]) -> list[str]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from ml_project_template.utils.collecting import settle
-
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
@@ -27,12 +25,10 @@ def make_fabric(accelerator: str, precision: Precision) -> Fabric:
     Raises:
         ConfigError: The machine has no such accelerator.
     """
-    # Imported here: it takes some seconds, and only models on torch need it.
-    import torch  # noqa: F401
+    # Imported here: it takes a second, and only models on torch need it.
+    from ml_project_template.training.lean_imports import import_fabric
 
-    # Fabric brings torch's compiler, with which nothing can be left alone any more: a second of
-    # collecting, most of it at the end of the process.
-    settle()
+    import_fabric()
     from lightning.fabric import Fabric
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
