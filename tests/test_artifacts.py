@@ -1061,6 +1061,11 @@ load_estimator(
     {str(tmp_path / "w")!r}, trusted=["sklearn.linear_model._logistic.LogisticRegression"]
 )
 assert sklearn.utils.all_estimators is before
+import skops.io
+from skops.io import _trusted_types, _utils
+assert _trusted_types.SKLEARN_ESTIMATOR_TYPE_NAMES == _trusted_types.NUMPY_UFUNC_TYPE_NAMES == []
+assert _utils.get_public_type_names(np, np.ufunc)
+assert {{"dump", "load"}} <= set(dir(skops.io)) and skops.io.loads.__module__ == "skops.io._persist"
 print([name for name in ("torch", "mlflow") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -37,6 +37,7 @@ from ml_project_template.utils.directories import (
     restore_directory,
     sync,
 )
+from ml_project_template.utils.late_packages import late_package
 from ml_project_template.utils.secrets import public_url
 
 if TYPE_CHECKING:
@@ -926,19 +927,26 @@ def import_skops() -> Any:
         if "skops.io" not in sys.modules:
             import sklearn.utils
 
-            # While it is imported, skops asks for all estimators of scikit-learn to trust them by
-            # default, which imports each of its modules: 4.6 instead of 0.6 CPU-seconds, and torch.
-            # An empty answer is safe: it trusts less. What may be loaded is in `trusted`.
-            everything = sklearn.utils.all_estimators
-            sklearn.utils.all_estimators = _no_estimators
-            try:
-                importlib.import_module("skops.io")
-            finally:
-                sklearn.utils.all_estimators = everything
+            # While it is imported, skops makes lists of what it trusts by default: all estimators
+            # of scikit-learn, which imports each of its modules (4.6 instead of 0.6 CPU-seconds,
+            # and torch), and all functions of NumPy and SciPy, for each of which it looks through
+            # all modules that there are (0.6). An empty answer is safe: it trusts less. What may be
+            # loaded is in `trusted`.
+            with late_package("skops.io") as package:
+                helpers = importlib.import_module("skops.io._utils")
+                patched = [(sklearn.utils, "all_estimators"), (helpers, "get_public_type_names")]
+                before = [getattr(*where) for where in patched]
+                try:
+                    for where in patched:
+                        setattr(*where, _nothing)
+                    _ = package.dump if package is not None else None
+                finally:
+                    for where, value in zip(patched, before, strict=True):
+                        setattr(*where, value)
         return sys.modules["skops.io"]
 
 
-def _no_estimators(*_: Any, **__: Any) -> list[Any]:
+def _nothing(*_: Any, **__: Any) -> list[Any]:
     return []
 
 

@@ -14,7 +14,6 @@ import contextlib
 import functools
 import importlib
 import importlib.metadata
-import importlib.util
 import inspect
 import sys
 import threading
@@ -22,6 +21,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from ml_project_template.utils.late_packages import late_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,7 +43,7 @@ def import_fabric() -> ModuleType:
     with _lock:
         if "lightning.fabric" not in sys.modules:
             try:
-                with _late_package("lightning"), _version_alone("torchmetrics"), _late_compiler():
+                with late_package("lightning"), _version_alone("torchmetrics"), _late_compiler():
                     importlib.import_module("lightning.fabric")
             except (ImportError, AttributeError):
                 # A release of it that goes another way is imported as it stands.
@@ -80,56 +81,6 @@ def without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Opti
         A subclass without the marks; where the compiler is there already, ``kind`` itself.
     """
     return kind if _COMPILER in sys.modules else _lean(kind)
-
-
-@contextlib.contextmanager
-def _late_package(name: str) -> Iterator[None]:
-    """Import modules of a package without running its ``__init__``, which runs when it is used.
-
-    It is the package's own module all the same: the first name that is asked of it and that it has
-    not yet (PEP 562) runs it.
-    """
-    spec = None if name in sys.modules else importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
-        yield
-        return
-    loader = spec.loader
-    package = importlib.util.module_from_spec(spec)
-
-    def load(attribute: str) -> Any:
-        # Python and its tools ask every module for such names.
-        if attribute.startswith("__") and attribute != "__all__":
-            raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
-        if (module := sys.modules.get(f"{name}.{attribute}")) is not None:
-            # One of its own modules, while that is being imported.
-            return module
-        with _lock:
-            if package.__dict__.get("__getattr__") is load:
-                del package.__getattr__, package.__dir__
-                try:
-                    loader.exec_module(package)
-                except BaseException:
-                    offer()
-                    raise
-        return getattr(package, attribute)
-
-    def names() -> list[str]:
-        load("__all__")
-        return dir(package)
-
-    def offer() -> None:
-        package.__getattr__ = load  # type: ignore[method-assign]
-        package.__dir__ = names  # type: ignore[method-assign]
-
-    offer()
-    # Its own modules ask for this one.
-    package.__dict__["__version__"] = importlib.metadata.version(name)
-    sys.modules[name] = package
-    try:
-        yield
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
 
 
 @contextlib.contextmanager
