@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -116,7 +117,7 @@ def test_whoever_imports_lightning_first_has_it_all() -> None:
 @pytest.mark.parametrize("arguments", [{}, {"weight_decay": 0.1}, {"fused": True}])
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
 def test_an_optimizer_takes_the_steps_of_torchs_own(
-    kind: type[torch.optim.Optimizer], arguments: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    kind: type[torch.optim.Adam], arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In a process that has the compiler already, such as this one may be.
     monkeypatch.setattr("ml_project_template.training.lean_imports._COMPILER", "not imported")
@@ -125,10 +126,10 @@ def test_an_optimizer_takes_the_steps_of_torchs_own(
     weights = []
     for optimizer_class in (kind, lean):
         parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-        optimizer = optimizer_class([parameter], lr=0.1, **arguments)  # type: ignore[call-arg]
+        optimizer = optimizer_class([parameter], lr=0.1, **arguments)
         for _ in range(3):
             optimizer.zero_grad()
-            (parameter**2).sum().backward()
+            torch.autograd.backward((parameter**2).sum())
             optimizer.step()
         assert optimizer.step(lambda: 3.0) == 3.0
         weights.append(parameter.detach())

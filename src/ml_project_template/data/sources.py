@@ -166,7 +166,7 @@ def _place(
     if changed:
         io.copy(table, path, storage_options)
     onboarded = _describe(path, storage_options, rows=rows, changed=changed)
-    about = {"source": public_url(source)}
+    about: dict[str, Any] = {"source": public_url(source)}
     if release is not None:
         about |= {"release": release, "rows": rows}
     if changed or record is None or about != {key: record.get(key) for key in about}:

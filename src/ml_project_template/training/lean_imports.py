@@ -18,7 +18,7 @@ import inspect
 import sys
 import threading
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["import_fabric", "without_compiler"]
 
 _COMPILER = "torch._dynamo"
+
+_Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 
 _lock = threading.RLock()
 
@@ -53,7 +55,7 @@ def import_fabric() -> ModuleType:
 
 
 @functools.cache
-def _lean(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def _lean(kind: Any) -> Any:
     unmarked = {
         name: inspect.unwrap(getattr(kind, name))
         for name in ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
@@ -67,7 +69,7 @@ def _lean(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     return type(kind.__name__, (kind,), {**unmarked, "step": functools.wraps(plain_step)(step)})
 
 
-def without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def without_compiler(kind: type[_Optimizer]) -> type[_Optimizer]:
     """Give an optimizer of torch whose use does not import torch's compiler.
 
     Torch marks some methods as not to be compiled, and the mark imports the compiler when one is
@@ -80,11 +82,12 @@ def without_compiler(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Opti
     Returns:
         A subclass without the marks; where the compiler is there already, ``kind`` itself.
     """
-    return kind if _COMPILER in sys.modules else _lean(kind)
+    lean: type[_Optimizer] = kind if _COMPILER in sys.modules else _lean(kind)
+    return lean
 
 
 @contextlib.contextmanager
-def _version_alone(package: str) -> Iterator[None]:
+def _version_alone(distribution: str) -> Iterator[None]:
     """Have the version of a package read from its metadata, not by importing it."""
     from lightning_utilities.core import imports
     from packaging.version import Version
@@ -92,20 +95,16 @@ def _version_alone(package: str) -> Iterator[None]:
     compare = imports.compare_version
 
     def compare_version(
-        name: str,
-        operation: Callable[[Any, Any], bool],
-        version: str,
-        use_base_version: bool = False,
+        package: str, op: Callable[..., Any], version: str, use_base_version: bool = False
     ) -> bool:
-        if name != package or name in sys.modules:
-            return bool(compare(name, operation, version, use_base_version))
+        if package != distribution or package in sys.modules:
+            return bool(compare(package, op, version, use_base_version))
         try:
-            found = Version(importlib.metadata.version(name))
+            found = Version(importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             return False
-        return operation(
-            Version(found.base_version) if use_base_version else found, Version(version)
-        )
+        used = Version(found.base_version) if use_base_version else found
+        return bool(op(used, Version(version)))
 
     imports.compare_version = compare_version
     try:

@@ -355,7 +355,8 @@ def save_png(figure: Figure) -> bytes:
         # A name in a script that the font lacks is drawn as boxes; that is no reason to complain.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         # `savefig` draws all of it twice.
-        FigureCanvasAgg(figure).print_png(buffer, pil_kwargs={"compress_level": _COMPRESSION})
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.print_png(buffer, pil_kwargs={"compress_level": _COMPRESSION})
     return buffer.getvalue()
 
 
