@@ -31,8 +31,8 @@ PACKAGES = sorted(
 )
 
 
-def _modules_after(code: str, cwd: Path) -> set[str]:
-    """Run code in a fresh process and give the top-level modules it has imported."""
+def _modules_after(code: str, cwd: Path, *, depth: int = 1) -> set[str]:
+    """Run code in a fresh process and give the modules it has imported, down to a depth."""
     script = f"{code}\nimport json, sys\nprint('\\n' + json.dumps(sorted(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -44,7 +44,8 @@ def _modules_after(code: str, cwd: Path) -> set[str]:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+    names = json.loads(done.stdout.splitlines()[-1])
+    return {".".join(name.split(".")[:depth]) for name in names}
 
 
 def _command(stage: str, *overrides: str) -> str:
@@ -83,6 +84,21 @@ def test_boosting_never_imports_torch(workspace: Path) -> None:
         loaded = _modules_after(_command(stage, *overrides), workspace)
         assert loaded.isdisjoint({"torch", "lightning"})
     assert (workspace / "out.csv").is_file()
+
+
+def test_a_network_is_trained_without_trainer_compiler_and_scikit_learn(workspace: Path) -> None:
+    rows = "".join(f"{n},{n % 3},{'uvw'[n % 3]}\n" for n in range(60))
+    (workspace / "my.csv").write_text(f"a,b,y\n{rows}")
+    # Rows are drawn by scikit-learn, once.
+    data = ("data=csv", "data.path=my.csv", "data.target_column=y")
+    undivided = ("data.test_size=0", "data.val_size=0")
+    settings = ("model=mlp", "debug=one_epoch", "tracking=disabled")
+    train = _command("train", *settings, *data, *undivided)
+    loaded = _modules_after(train, workspace, depth=2)
+    assert (workspace / ".models" / "my_mlp" / "manifest.json").is_file()
+    assert {"torch", "lightning.fabric"} <= loaded
+    heavy = {"lightning.pytorch", "torch._dynamo", "torch._inductor", "torchmetrics", "sklearn"}
+    assert loaded.isdisjoint(heavy | {"scipy", "matplotlib", "sympy", "mlflow"})
 
 
 def test_onboarding_imports_no_framework(workspace: Path) -> None:

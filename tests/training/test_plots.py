@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -119,6 +120,33 @@ def test_names_in_any_script_and_with_dollar_signs_are_drawn() -> None:
     figure = feature_importance(["価格", "$a$", "x_1^2", "naïve"], [0.4, 0.3, 0.2, 0.1])
     _size(figure)
     assert figure.axes[0].get_yticklabels()[1].get_text() == r"\$a\$"
+
+
+def test_a_figure_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = feature_importance(["a", "b"], [0.4, 0.6])
+    drawn = []
+    draw = Figure.draw
+    monkeypatch.setattr(Figure, "draw", lambda *args: (drawn.append(args), draw(*args)))
+    _size(figure)
+    assert len(drawn) == 1
+
+
+@pytest.mark.parametrize("largest", [1e-5, 0.9, 123456.7, 1e9])
+def test_numbers_of_any_size_have_the_room_they_take(largest: float) -> None:
+    history = History()
+    for step in (1, 99_999):
+        history.report(step, {"train_loss": largest / step})
+    figure = loss_curve(history)
+    assert figure.get_layout_engine() is None
+    _size(figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    drawn = figure.axes[0].get_tightbbox(renderer)
+    assert drawn is not None
+    width, height = figure.bbox.size
+    assert drawn.x0 >= 0
+    assert drawn.y0 >= 0
+    assert drawn.x1 <= width
+    assert drawn.y1 <= height
 
 
 def test_no_window_system_is_asked_for() -> None:

@@ -82,7 +82,8 @@ def without_compiler(kind: type[_Optimizer]) -> type[_Optimizer]:
     Returns:
         A subclass without the marks; where the compiler is there already, ``kind`` itself.
     """
-    lean: type[_Optimizer] = kind if _COMPILER in sys.modules else _lean(kind)
+    marked: Any = kind
+    lean: type[_Optimizer] = kind if _COMPILER in sys.modules else _lean(marked)
     return lean
 
 
