@@ -1,4 +1,4 @@
-"""Fabric and optimizers without the compiler, and the compiler as ever."""
+"""Fabric without the compiler, and the compiler as ever."""
 
 from __future__ import annotations
 
@@ -6,12 +6,8 @@ import json
 import os
 import subprocess
 import sys
-from typing import Any
 
 import pytest
-import torch
-
-from ml_project_template.training.lean_imports import import_fabric, without_compiler
 
 _HEAVY = ("lightning.pytorch", "torchmetrics", "torch._dynamo", "matplotlib", "scipy", "sympy")
 
@@ -29,21 +25,13 @@ def _last_line(code: str) -> object:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_step_with_fabric_imports_no_compiler_and_no_trainer() -> None:
+def test_fabric_is_imported_without_compiler_and_trainer() -> None:
     heavy = _last_line(
         "import json, sys, torch\n"
         "from ml_project_template.training.fabric import make_fabric\n"
-        "from ml_project_template.training.lean_imports import without_compiler\n"
         "fabric = make_fabric('cpu', '32-true')\n"
-        "for kind in (torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD):\n"
-        "    module = torch.nn.Linear(3, 2)\n"
-        "    optimizer = without_compiler(kind)(module.parameters(), lr=0.1, fused=True)\n"
-        "    wrapped, steps = fabric.setup(module, optimizer)\n"
-        "    steps.zero_grad()\n"
-        "    fabric.backward(wrapped(torch.ones(4, 3)).sum())\n"
-        "    fabric.clip_gradients(wrapped, steps, max_norm=1.0)\n"
-        "    steps.step()\n"
-        "    steps.load_state_dict(steps.state_dict())\n"
+        "wrapped = fabric.setup_module(torch.nn.Linear(3, 2))\n"
+        "fabric.backward(wrapped(torch.ones(4, 3)).sum())\n"
         f"print(json.dumps([name for name in {_HEAVY!r} if name in sys.modules]))"
     )
     assert heavy == []
@@ -112,32 +100,3 @@ def test_whoever_imports_lightning_first_has_it_all() -> None:
         "print(json.dumps(import_fabric() is lightning.fabric))"
     )
     assert same is True
-
-
-@pytest.mark.parametrize("arguments", [{}, {"weight_decay": 0.1}, {"fused": True}])
-@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
-def test_an_optimizer_takes_the_steps_of_torchs_own(
-    kind: type[torch.optim.Adam], arguments: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # In a process that has the compiler already, such as this one may be.
-    monkeypatch.setattr("ml_project_template.training.lean_imports._COMPILER", "not imported")
-    lean = without_compiler(kind)
-    assert lean is not kind
-    weights = []
-    for optimizer_class in (kind, lean):
-        parameter = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
-        optimizer = optimizer_class([parameter], lr=0.1, **arguments)
-        for _ in range(3):
-            optimizer.zero_grad()
-            torch.autograd.backward((parameter**2).sum())
-            optimizer.step()
-        assert optimizer.step(lambda: 3.0) == 3.0
-        weights.append(parameter.detach())
-    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=0)
-
-
-def test_a_compiler_that_is_there_needs_no_lean_optimizer() -> None:
-    import torch._dynamo
-
-    assert without_compiler(torch.optim.Adam) is torch.optim.Adam
-    assert import_fabric() is sys.modules["lightning.fabric"]

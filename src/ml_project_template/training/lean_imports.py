@@ -1,37 +1,30 @@
-"""Fabric and torch's optimizers without what they would import and a fit does not use.
+"""Fabric without what it would import and a fit does not use.
 
 ``import lightning.fabric`` runs the whole of ``lightning`` with its Trainer, asks torchmetrics for
 its version by importing it with scipy and matplotlib, and imports torch's compiler for the name of
-one class; a torch optimizer imports that compiler at its first step. It is three times what torch
-itself takes. Here all of that is imported when something of it is used, by whoever uses it: nothing
-is replaced or left out, so that ``torch.compile``, ``lightning.Trainer``, torchmetrics and torch's
-own optimizers work as ever.
+one class. It is twice what torch itself takes. Here all of that is imported when something of it is
+used, by whoever uses it: nothing is replaced or left out, so that ``torch.compile``,
+``lightning.Trainer``, torchmetrics and torch's own optimizers work as ever.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.metadata
-import inspect
 import sys
 import threading
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ml_project_template.utils.late_packages import late_package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["import_fabric", "without_compiler"]
+__all__ = ["import_fabric"]
 
 _COMPILER = "torch._dynamo"
-
-_Optimizer = TypeVar("_Optimizer", bound=torch.optim.Optimizer)
 
 _lock = threading.RLock()
 
@@ -52,39 +45,6 @@ def import_fabric() -> ModuleType:
                 for name in [name for name in sys.modules if name.startswith("lightning.")]:
                     del sys.modules[name]
         return importlib.import_module("lightning.fabric")
-
-
-@functools.cache
-def _lean(kind: Any) -> Any:
-    unmarked = {
-        name: inspect.unwrap(getattr(kind, name))
-        for name in ("add_param_group", "load_state_dict", "state_dict", "step", "zero_grad")
-    }
-    plain_step = unmarked.pop("step")
-
-    def step(self: torch.optim.Optimizer, closure: Callable[[], Any] | None = None) -> Any:
-        with torch.set_grad_enabled(self.defaults["differentiable"]):
-            return plain_step(self, closure)
-
-    return type(kind.__name__, (kind,), {**unmarked, "step": functools.wraps(plain_step)(step)})
-
-
-def without_compiler(kind: type[_Optimizer]) -> type[_Optimizer]:
-    """Give an optimizer of torch whose use does not import torch's compiler.
-
-    Torch marks some methods as not to be compiled, and the mark imports the compiler when one is
-    called first, which takes longer than many a fit. In a step that is not compiled the marks do
-    nothing.
-
-    Args:
-        kind: Such as ``torch.optim.Adam``; its ``step`` takes a closure and no more.
-
-    Returns:
-        A subclass without the marks; where the compiler is there already, ``kind`` itself.
-    """
-    marked: Any = kind
-    lean: type[_Optimizer] = kind if _COMPILER in sys.modules else _lean(marked)
-    return lean
 
 
 @contextlib.contextmanager
