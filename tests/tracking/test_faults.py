@@ -281,6 +281,7 @@ def test_ctrl_c_while_the_server_is_away_ends_the_run_as_killed(
             ids.append(str(run.id))
             site.server.pause()
             run.log_params({"a": 1})
+            run.flush()
             time.sleep(30)
 
     ids: list[str] = []
@@ -363,6 +364,7 @@ with MLflowTracker(sys.argv[1]).start_run(experiment_name="faults") as run:
     for n in range(40):
         run.log_params({f"p{n}": n})
         run.log_text(str(n), f"texts/{n}.txt")
+    run.flush()
     print(run.id, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 """

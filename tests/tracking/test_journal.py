@@ -179,7 +179,7 @@ def test_where_nothing_can_be_kept_the_training_goes_on(
         raise ConnectionError("gone")
 
     with MLflowTracker(store).start_run(experiment_name="x") as run:
-        monkeypatch.setattr(Sender, "_tags", fail)
+        monkeypatch.setattr(Sender, "send_together", fail)
         run.log_tags({"a": 1})
         run.log_params({"b": 1})
     assert caplog.text.count("can't be kept in") == 1

@@ -429,6 +429,7 @@ def test_metrics_that_can_not_be_sent_are_kept_until_they_can(
     with MLflowTracker(store).start_run(experiment_name="x") as run:
         rename_table(store, "metrics", "hidden")
         run.log_metrics({"loss": 1.0}, step=1)
+        run.flush()
         assert (workspace / ".unsent" / "runs" / str(run.id) / "journal.jsonl").is_file()
         rename_table(store, "hidden", "metrics")
         run.log_metrics({"loss": 2.0}, step=2)
@@ -1253,6 +1254,7 @@ def test_data_that_fail_for_another_reason_are_kept(
     with MLflowTracker(store).start_run(experiment_name="x") as run:
         rename_table(store, "datasets", "hidden")
         run.log_dataset("iris", digest="a", source=None, context="train")
+        run.flush()
         assert attempts == [run.id]
     rename_table(store, "hidden", "datasets")
     assert [waiting.left for waiting in waiting_runs(store)] == [0]

@@ -28,4 +28,5 @@ def attach(run_id: str, name: str, data: bytes, *, uri: str | None = None) -> No
         if run is None:
             raise TrackingError(f"There is no run '{run_id}' at '{public_url(address)}'.")
         place = RunAddress(public_url(address), run.info.run_id, run.info.experiment_id)
-        Sender(address, place, client).send(Operation("artifact", {"path": name}, data))
+        sender = Sender(address, place, client, run.info.artifact_uri)
+        sender.send(Operation("artifact", {"path": name}, data))

@@ -294,7 +294,11 @@ def log_level(name: str, least: int) -> Iterator[None]:
     """Silence a logger below a level, for the time of a block."""
     logger = logging.getLogger(name)
     level = logger.level
-    logger.setLevel(max(level, least))
+    if level >= least:
+        # Each change has all loggers of the program forget what they know of their levels.
+        yield
+        return
+    logger.setLevel(least)
     try:
         yield
     finally:

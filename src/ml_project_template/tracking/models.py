@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib.metadata
 import logging
 import shutil
@@ -205,4 +206,9 @@ def model_signature(signature: SignatureLike) -> ModelSignature:
 def _pinned(names: Sequence[str]) -> list[str]:
     """Requirements at the versions that are installed here."""
     wanted = sorted({"ml-project-template", "mlflow", *names})
-    return [f"{name}=={importlib.metadata.version(name)}" for name in wanted]
+    return [f"{name}=={_version(name)}" for name in wanted]
+
+
+@functools.cache
+def _version(name: str) -> str:
+    return importlib.metadata.version(name)

@@ -6,6 +6,7 @@ know how far it came.
 
 from __future__ import annotations
 
+import functools
 import posixpath
 import random
 import re
@@ -29,21 +30,27 @@ from ml_project_template.tracking.finding import LOCAL_ID_TAG, find_run, tagged
 from ml_project_template.tracking.models import MODEL_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
 
 __all__ = [
     "PARENT_TAG",
+    "ROWS_AT_ONCE",
     "SESSION_TAG",
     "Opening",
     "Operation",
     "RunAddress",
     "Sender",
+    "joined",
     "model_operation",
 ]
 
+ROWS_AT_ONCE = 1000
+"""MLflow's own limit of what one request may bring in all, and those of each kind below."""
+
+_ROWS_OF_KIND = {"params": 100, "tags": 100, "metrics": ROWS_AT_ONCE}
 _FILES = frozenset({"artifact", "model"})
 PARENT_TAG = "mlflow.parentRunId"
 # How often a run was opened, on those that were opened again.
@@ -127,6 +134,42 @@ def model_operation(path: Path) -> Operation:
     return Operation("model", {"name": MODEL_NAME, "upload": uuid.uuid4().hex}, path)
 
 
+def joined(operations: Sequence[Operation]) -> list[int]:
+    """Choose what goes into one request with the first of some operations.
+
+    Params, metrics and tags go together, and so do data sets; what comes later never overtakes
+    what came before of its kind.
+
+    Args:
+        operations: What waits, in order.
+
+    Returns:
+        The positions of those that are sent together; 0 is among them.
+    """
+    first = operations[0].kind
+    if first == "inputs":
+        return [i for i, operation in enumerate(operations) if operation.kind == first]
+    if first not in _ROWS_OF_KIND:
+        return [0]
+    chosen: list[int] = []
+    left, names = {**_ROWS_OF_KIND, "all": ROWS_AT_ONCE}, set[str]()
+    for i, operation in enumerate(operations):
+        if operation.kind not in _ROWS_OF_KIND:
+            continue
+        rows = operation.content["rows"]
+        if chosen and len(rows) > min(left[operation.kind], left["all"]):
+            break
+        if operation.kind == "params":
+            if not names.isdisjoint(rows):
+                # In one request it would be an error, even with the same value.
+                break
+            names.update(rows)
+        for key in (operation.kind, "all"):
+            left[key] -= len(rows)
+        chosen.append(i)
+    return chosen
+
+
 class Sender:
     """Sends the operations of a run, and makes the run where that is still to be done.
 
@@ -134,10 +177,18 @@ class Sender:
         uri: The tracking address.
         run: The run.
         client: MLflow's client; None opens one when it is needed.
+        artifact_uri: Where the run's artifacts go; None asks for it when it is needed.
     """
 
-    def __init__(self, uri: str, run: RunAddress, client: MlflowClient | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        run: RunAddress,
+        client: MlflowClient | None = None,
+        artifact_uri: str | None = None,
+    ) -> None:
         self._uri = uri
+        self._artifact_uri = artifact_uri
         self._run = run
         self._run_id, self._experiment_id = run.run_id, run.experiment_id
         self._opening = run.opening
@@ -163,19 +214,31 @@ class Sender:
             UnreachableError: It could not be sent now.
             TrackingError: It is refused, and will always be.
         """
+        self.send_together([operation])
+
+    def send_together(self, operations: Sequence[Operation]) -> None:
+        """Send operations that `joined` has chosen.
+
+        Raises:
+            UnreachableError: They could not be sent now.
+            TrackingError: One of them is refused, and will always be; others may have been taken.
+        """
         actions: dict[str, Callable[[Operation], None]] = {
-            "params": self._params,
-            "metrics": self._metrics,
-            "tags": self._tags,
-            "inputs": self._inputs,
             "artifact": self._artifact,
             "model": self._model,
             "end": self._end,
         }
+        first = operations[0]
         with one_line(self._uri):
             self._ensure()
-            actions[operation.kind](operation)
-        operation.tried = True
+            if first.kind in actions:
+                actions[first.kind](first)
+            elif first.kind == "inputs":
+                self._inputs(operations)
+            else:
+                self._rows(operations)
+        for operation in operations:
+            operation.tried = True
 
     def _ensure(self) -> None:
         """See to it that there are a client and a run."""
@@ -201,6 +264,7 @@ class Sender:
                 experiment_id, opening.start_time, tags, run_name=opening.run_name
             )
         self._run_id, self._experiment_id = run.info.run_id, experiment_id
+        self._artifact_uri = run.info.artifact_uri
 
     def _parent(self, run_id: str) -> str:
         """The id of the run above, which may have had to be made, too."""
@@ -209,33 +273,37 @@ class Sender:
             raise UnreachableError(f"The run above, {run_id}, is not there yet.")
         return str(found.info.run_id)
 
-    def _params(self, operation: Operation) -> None:
-        from mlflow.entities import Param
+    def _rows(self, operations: Sequence[Operation]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
 
-        rows = [Param(key, text) for key, text in operation.content["rows"].items()]
-        self._client.log_batch(self._run_id, params=rows)
+        rows: dict[str, list[Any]] = {kind: [] for kind in _ROWS_OF_KIND}
+        for operation in operations:
+            rows[operation.kind].extend(
+                operation.content["rows"]
+                if operation.kind == "metrics"
+                else operation.content["rows"].items()
+            )
+        self._client.log_batch(
+            self._run_id,
+            metrics=[Metric(*row) for row in rows["metrics"]],
+            params=[Param(*row) for row in rows["params"]],
+            tags=[RunTag(*row) for row in rows["tags"]],
+        )
 
-    def _metrics(self, operation: Operation) -> None:
-        from mlflow.entities import Metric
-
-        rows = [Metric(*row) for row in operation.content["rows"]]
-        self._client.log_batch(self._run_id, metrics=rows)
-
-    def _tags(self, operation: Operation) -> None:
-        from mlflow.entities import RunTag
-
-        rows = [RunTag(key, text) for key, text in operation.content["rows"].items()]
-        self._client.log_batch(self._run_id, tags=rows)
-
-    def _inputs(self, operation: Operation) -> None:
+    def _inputs(self, operations: Sequence[Operation]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        dataset = Dataset(**operation.content["dataset"])
-        tags = [InputTag("mlflow.data.context", operation.content["context"])]
+        inputs = [
+            DatasetInput(
+                Dataset(**operation.content["dataset"]),
+                [InputTag("mlflow.data.context", operation.content["context"])],
+            )
+            for operation in operations
+        ]
         for left in reversed(range(_INPUT_ATTEMPTS)):
             try:
                 with one_line(self._uri):
-                    self._client.log_inputs(self._run_id, [DatasetInput(dataset, tags)])
+                    self._client.log_inputs(self._run_id, inputs)
                 return
             except TrackingError as error:
                 # Runs that begin at once insert the same data set: MLflow looks for it first, and
@@ -254,7 +322,18 @@ class Sender:
             else:
                 assert data is not None
                 path = data
-            self._client.log_artifact(self._run_id, str(path), folder or None)
+            self._artifacts.log_artifact(str(path), folder or None)
+
+    @functools.cached_property
+    def _artifacts(self) -> Any:
+        """Where the run's artifacts go: an ``ArtifactRepository`` of MLflow."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
+
+        # By its id alone, MLflow's client would read the whole run to find it.
+        uri = self._artifact_uri or self._client.get_run(self._run_id).info.artifact_uri
+        complete: Any = add_databricks_profile_info_to_artifact_uri
+        return get_artifact_repository(complete(uri, self._uri), tracking_uri=self._uri)
 
     def _model(self, operation: Operation) -> None:
         from mlflow.entities import LoggedModelOutput
@@ -262,6 +341,7 @@ class Sender:
 
         path = operation.data
         assert isinstance(path, Path)
+        was_tried = operation.tried
         logged = self._logged_model(operation)
         try:
             model = Model.load(str(path))
@@ -280,7 +360,7 @@ class Sender:
             self._client.finalize_logged_model(logged.model_id, "FAILED")
             raise
         self._client.finalize_logged_model(logged.model_id, "READY")
-        outputs = self._client.get_run(self._run_id).outputs
+        outputs = self._client.get_run(self._run_id).outputs if was_tried else None
         known = {output.model_id for output in outputs.model_outputs} if outputs else set()
         if logged.model_id not in known:
             self._client.log_outputs(self._run_id, [LoggedModelOutput(logged.model_id, step=0)])

@@ -1,10 +1,13 @@
 """Sends what a run tells; a server that does not answer costs the run little and loses nothing.
 
-Threads do the sending: one for files, which may go to another store, and one for all else. As long
-as all goes well, whoever tells something waits until it is sent. When something can't be sent, or
-not in good time, it is kept in a `Journal`, and all that comes after it, too: nobody waits any
-more, and the threads try again, now and then, until the run ends. What is left then is sent by the
-next run, or by ``python -m entrypoints.sync``.
+Threads do the sending: one for all that goes to the database, and one for files, which may go to
+another store, where there are files. Whoever tells something does not wait: what the database gets
+is sent once a second, in as few requests as it takes, for each is a transaction that waits for the
+disk. `Outbox.flush` waits until all is sent.
+
+When something can't be sent, or not in good time, it is kept in a `Journal`, and all that comes
+after it, too, and the threads try again, now and then, until the run ends. What is left then is
+sent by the next run, or by ``python -m entrypoints.sync``.
 """
 
 from __future__ import annotations
@@ -13,23 +16,27 @@ import contextlib
 import logging
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.tracking.client import UnreachableError, own_timeout
 from ml_project_template.tracking.journal import Journal
+from ml_project_template.tracking.operations import ROWS_AT_ONCE, Operation, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from ml_project_template.tracking.operations import Operation, RunAddress, Sender
+    from ml_project_template.tracking.operations import RunAddress, Sender
 
 __all__ = ["Entry", "Outbox", "is_known_away", "next_entry", "remember_away"]
 
-# Seconds that a run waits: for one thing to be sent, before it keeps it; and at its end.
+# How often the database is sent what has been told since.
+_SEND_SECONDS = 1.0
+# Seconds that one thing may take to be sent, before it is kept; and that a run waits at its end.
 _PATIENCE = 12.0
 _LAST_PATIENCE = 8.0
 # What whoever stops a run waits at most for each.
@@ -103,9 +110,16 @@ class Outbox:
         self._root = root
         self._changed = threading.Condition()
         self._queue: list[Entry] = []
+        # Told without a lock, so that whoever reports an epoch never waits for whoever sends.
+        self._rows: deque[Sequence[Any]] = deque()
+        self._look_at = 0.0  # when whoever tells metrics looks after the threads
+        self._send_at = 0.0  # when the database is sent what waits
+        self._urgent = False  # somebody waits for it
+        self._deadlines: dict[bool, float] = {}  # of what is being sent, by whether it is a file
+        self._refusals: list[TrackingError] = []
         self._journal: Journal | None = None
         self.folder: Path | None = None
-        self._keeps = False  # nobody waits any more
+        self._keeps = False  # all is kept, and nobody waits any more
         self._threads: dict[bool, threading.Thread] = {}  # by whether they send files
         self._running = 0
         self._news: SimpleQueue[None] = SimpleQueue()  # something was settled, for `close`
@@ -119,31 +133,68 @@ class Outbox:
             is_known_away(run.uri, is_file=is_file) for is_file in (False, True)
         )
 
-    def put(self, operation: Operation, *, hurry: bool = False) -> None:
-        """Send something, or keep it where that does not work.
+    def put(self, operation: Operation, *, wait: bool = False, hurry: bool = False) -> None:
+        """Have something sent, or kept where that does not work.
 
         Args:
             operation: What to send.
+            wait: Until it is sent or kept.
             hurry: Wait a few seconds only.
 
         Raises:
-            TrackingError: It is refused, and will always be. Where nobody waits any more this is
-                only logged.
+            TrackingError: It, or something before it, is refused, and will always be. Where all is
+                kept this is only logged.
         """
-        entry = Entry(operation)
         with self._changed:
-            self._queue.append(entry)
-            self._start(operation.is_file)
-            if self._keeps:
-                self._keep(entry)
-            elif self._was_away:
-                self._keep_all("it did not a moment ago")
-            self._changed.notify_all()
-            waits = not self._keeps
-        if waits:
+            entry = self._append(operation)
+            self._look_after()
+            self._urgent |= wait and not operation.is_file
+            if wait or operation.is_file:
+                self._changed.notify_all()
+            wait = wait and not self._keeps
+        if wait:
             self._wait(entry, _LITTLE_PATIENCE if hurry else _PATIENCE)
-        if entry.refusal is not None and entry.number is None:
-            raise entry.refusal
+        self._raise_refusal()
+
+    def put_metrics(self, rows: Iterable[Sequence[Any]]) -> None:
+        """Have metrics sent with the others of their second.
+
+        Args:
+            rows: Name, value, milliseconds since 1970 and step of each.
+
+        Raises:
+            TrackingError: Something before them is refused, and will always be.
+        """
+        self._rows.extend(rows)
+        if False not in self._threads or time.monotonic() >= self._look_at:
+            with self._changed:
+                self._start(is_file=False)
+                self._look_after()
+        self._raise_refusal()
+
+    def flush(self) -> None:
+        """Wait until all that was told is sent or kept.
+
+        Raises:
+            TrackingError: Something is refused, and will always be.
+        """
+        with self._changed:
+            self._collect()
+            self._urgent = True
+            self._changed.notify_all()
+            waiting = [*self._queue]
+        for entry in waiting:
+            if self._keeps:
+                break
+            self._wait(entry, _PATIENCE)
+        self._raise_refusal()
+
+    def take_refusals(self) -> list[TrackingError]:
+        """Give what was refused and has not been raised yet."""
+        taken = []
+        while self._refusals:
+            taken.append(self._refusals.pop(0))
+        return taken
 
     def close(self, *, hurry: bool = False) -> int:
         """Try once more to send what waits, and end the threads.
@@ -158,6 +209,7 @@ class Outbox:
         if self._was_away:
             patience = _NO_PATIENCE
         with self._changed:
+            self._collect()
             self._closing = True
             self._changed.notify_all()
             left = len(self._queue)
@@ -178,12 +230,48 @@ class Outbox:
             thread.join()
         return left
 
+    def _raise_refusal(self) -> None:
+        if self._refusals:
+            raise self._refusals.pop(0)
+
+    def _append(self, operation: Operation) -> Entry:
+        """Put an operation at the end of the queue."""
+        entry = Entry(operation)
+        self._queue.append(entry)
+        # The one for the database sees to it that nothing waits for too long, files included.
+        for is_file in {False, operation.is_file}:
+            self._start(is_file)
+        if self._keeps:
+            self._keep(entry)
+        elif self._was_away:
+            self._keep_all("it did not a moment ago")
+        return entry
+
+    def _collect(self) -> None:
+        """Put the metrics that were told since into the queue."""
+        # Nobody else takes any; those that come meanwhile are for the next time.
+        rows = [self._rows.popleft() for _ in range(len(self._rows))]
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            self._append(Operation("metrics", {"rows": rows[start : start + ROWS_AT_ONCE]}))
+
+    def _look_after(self) -> None:
+        """Keep what a thread waits for in vain, and what it can't see to meanwhile."""
+        now = time.monotonic()
+        self._look_at = now + _SEND_SECONDS
+        for is_file, deadline in self._deadlines.items():
+            if now >= deadline and not self._keeps:
+                self._keep_late(is_file)
+        if self._keeps:
+            self._collect()
+
     def _start(self, is_file: bool) -> None:
         if is_file not in self._threads:
             thread = threading.Thread(
                 target=self._work, args=(is_file,), name="outbox", daemon=True
             )
             self._threads[is_file] = thread
+            if not is_file:
+                self._send_at = time.monotonic() + _SEND_SECONDS
             self._running += 1
             thread.start()
 
@@ -199,6 +287,8 @@ class Outbox:
 
     def _wait(self, entry: Entry, patience: float) -> None:
         """Wait until an entry is sent or refused, but not for ever."""
+        if not entry.waits:
+            return
         try:
             settled = entry.wait(_patience(patience, entry.operation.size))
         except BaseException:
@@ -210,8 +300,11 @@ class Outbox:
         if not settled:
             with self._changed:
                 if entry.waits:
-                    remember_away(self._run.uri, is_file=entry.operation.is_file)
-                    self._keep_all("no answer in good time")
+                    self._keep_late(entry.operation.is_file)
+
+    def _keep_late(self, is_file: bool) -> None:
+        remember_away(self._run.uri, is_file=is_file)
+        self._keep_all("no answer in good time")
 
     def _keep_all(self, reason: str) -> None:
         """From now on keep everything, all that waits first."""
@@ -221,6 +314,7 @@ class Outbox:
         for entry in self._queue:
             self._keep(entry)
             entry.settle()
+        self._collect()
         if self.folder is not None:
             _logger.warning(
                 "The tracking server does not take what this run tells (%s). It is kept in %s "
@@ -248,59 +342,95 @@ class Outbox:
             )
 
     def _work(self, is_file: bool) -> None:
-        """Send one entry after the other, files or all else: a thread."""
-        while (entry := self._take(is_file)) is not None:
-            error: Exception | None = None
-            try:
-                self._sender.send(entry.operation)
-            except Exception as caught:
-                error = caught
-            with self._changed:
-                self._settle(entry, error)
-                entry.settle()
-                self._news.put(None)
+        """Send what waits, files or all else: a thread."""
+        while entries := self._take(is_file):
+            self._send(entries)
         with self._changed:
             self._running -= 1
             if not self._running:
                 self._release()
             self._news.put(None)
 
-    def _take(self, is_file: bool) -> Entry | None:
-        """Wait for something to send; None when the thread is to end."""
+    def _send(self, entries: list[Entry]) -> None:
+        error: Exception | None = None
+        try:
+            self._sender.send_together([entry.operation for entry in entries])
+        except Exception as caught:
+            error = caught
+        if len(entries) > 1 and _is_refusal(error):
+            # One of them is at fault, and the others are not.
+            for entry in entries:
+                self._send([entry])
+            return
         with self._changed:
+            self._settle(entries, error)
+            for entry in entries:
+                entry.settle()
+            self._news.put(None)
+
+    def _take(self, is_file: bool) -> list[Entry]:
+        """Wait for something to send; nothing when the thread is to end."""
+        with self._changed:
+            self._deadlines.pop(is_file, None)
             while True:
+                if not is_file:
+                    self._look_after()
+                now = time.monotonic()
                 until = self._pause_until[is_file]
-                pause = until - time.monotonic()
+                if not (is_file or self._urgent):
+                    until = max(until, self._send_at)
                 # At the end one more attempt is made, whatever the pause.
-                if until != _NEVER and (pause <= 0 or self._closing):
+                if until != _NEVER and (now >= until or self._closing):
+                    if not is_file:
+                        self._collect()
                     entry = next_entry(self._queue, paused={not is_file})
                     if entry is not None:
-                        return entry
-                    pause = _NEVER
+                        entries = self._joined(entry)
+                        size = max(each.operation.size for each in entries)
+                        self._deadlines[is_file] = now + _patience(_PATIENCE, size)
+                        return entries
+                    until = 0.0
+                    if not is_file:
+                        self._urgent = False
+                        until = self._send_at = now + _SEND_SECONDS
                 if self._closing:
-                    return None
-                self._changed.wait(None if pause == _NEVER else pause)
+                    return []
+                pause = None if until in (0.0, _NEVER) else until - now
+                # What is told meanwhile is kept in good time, even while nothing is sent.
+                self._changed.wait(pause if is_file else min(pause or _NEVER, _SEND_SECONDS))
 
-    def _settle(self, entry: Entry, error: Exception | None) -> None:
-        """Note what became of an entry."""
-        is_file = entry.operation.is_file
+    def _joined(self, first: Entry) -> list[Entry]:
+        """Find what can be sent in one request with an entry."""
+        waiting = [entry for entry in self._queue if entry is not first]
+        number = joined([first.operation, *(entry.operation for entry in waiting)])
+        return [first, *(waiting[i - 1] for i in number if i)]
+
+    def _settle(self, entries: list[Entry], error: Exception | None) -> None:
+        """Note what became of entries that were sent together."""
+        is_file = entries[0].operation.is_file
         if error is None:
-            entry.sent = True
-            self._queue.remove(entry)
+            for entry in entries:
+                entry.sent = True
+                self._queue.remove(entry)
             _away_until.pop((self._run.uri, is_file), None)
             if self._failures[is_file]:
                 _logger.info("The tracking server takes again what this run tells.")
                 self._failures[is_file] = 0
-            if entry.number is not None and self._journal is not None:
-                self._journal.mark_sent(entry.number)
-        elif isinstance(error, TrackingError) and not isinstance(error, UnreachableError):
+            for entry in entries:
+                if entry.number is not None and self._journal is not None:
+                    self._journal.mark_sent(entry.number)
+        elif isinstance(error, TrackingError) and _is_refusal(error):
+            [entry] = entries
             entry.refusal = error
             self._queue.remove(entry)
-            if entry.number is not None:
+            if entry.number is None:
+                self._refusals.append(error)
+            else:
                 self._refused += 1
                 _logger.warning("%s It is kept in %s.", error, self.folder)
         else:
-            entry.operation.tried = True
+            for entry in entries:
+                entry.operation.tried = True
             remember_away(self._run.uri, is_file=is_file)
             self._keep_all(str(error))
             self._failures[is_file] += 1
@@ -309,6 +439,11 @@ class Outbox:
             # Files go through the server; where it is away, they need not be tried.
             for kind in {is_file, True}:
                 self._pause_until[kind] = until
+
+
+def _is_refusal(error: Exception | None) -> bool:
+    """Whether something will never be taken."""
+    return isinstance(error, TrackingError) and not isinstance(error, UnreachableError)
 
 
 def is_known_away(uri: str, *, is_file: bool = False) -> bool:

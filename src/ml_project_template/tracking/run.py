@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import posixpath
@@ -32,14 +33,11 @@ ERROR_TAG = "error"
 
 # MLflow's own limits (mlflow.utils.validation): more than this in one request is refused.
 _PARAMS_PER_BATCH = 100
-_METRICS_PER_BATCH = 1000
 _PARAM_LENGTH = 6000
 _KEY_LENGTH = 250
 _TAG_LENGTH = 8000
 _DIGEST_LENGTH = 36
 _ERROR_LENGTH = 500
-
-_FLUSH_SECONDS = 1.0
 
 _logger = logging.getLogger(__name__)
 
@@ -73,8 +71,6 @@ class MLflowRun(Run):
         self.wants_plots = log_plots
         self.wants_model = log_models
         self._long_params: dict[str, str] = {}
-        self._metrics: list[tuple[str, float, int, int]] = []
-        self._flush_at = 0.0
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log flat parameters; a long value is kept whole in ``params_long.json``."""
@@ -98,22 +94,17 @@ class MLflowRun(Run):
             self.log_text(json.dumps(self._long_params, indent=2), self._own(LONG_PARAMS))
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics, of one step where `step` is given; sent in batches, once a second."""
+        """Log metrics, of one step where `step` is given; sent once a second, by a thread."""
         now = int(time.time() * 1000)
-        for key, value in metrics.items():
-            name = re.sub(r"[^\w\-. :/]", "_", key)[:_KEY_LENGTH]
-            self._metrics.append((name, float(value), now, step or 0))
-        if time.monotonic() >= self._flush_at:
-            self.flush()
+        self._outbox.put_metrics(
+            [(_metric_name(key), float(value), now, step or 0) for key, value in metrics.items()]
+        )
 
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; None values are left out."""
-        self._put_tags(tags)
-
-    def _put_tags(self, tags: Mapping[str, Any], *, hurry: bool = False) -> None:
         rows = [*plain_tags(tags, self._secrets).items()]
         for batch in _batches(rows, _PARAMS_PER_BATCH):
-            self._outbox.put(Operation("tags", {"rows": dict(batch)}), hurry=hurry)
+            self._outbox.put(Operation("tags", {"rows": dict(batch)}))
 
     def log_dataset(
         self,
@@ -167,7 +158,8 @@ class MLflowRun(Run):
             with one_line(self._uri):
                 files = ModelFiles(Path(directory), signature, sample, requirements)
                 write_mlflow_model(path, files, run_id=self.id)
-            self._outbox.put(model_operation(path))
+            # Its files are gone after this.
+            self._outbox.put(model_operation(path), wait=True)
 
     def end(self, status: str, console: Path, error: BaseException | None = None) -> None:
         """Send what is left and set the end state.
@@ -190,6 +182,7 @@ class MLflowRun(Run):
                 self._outbox.close(hurry=True)
             raise
         left = self._outbox.close(hurry=hurry)
+        failures += self._outbox.take_refusals()
         if left and self._outbox.folder is None:
             _logger.warning("Not all of this run was sent: %d entries are lost.", left)
         elif left:
@@ -216,30 +209,29 @@ class MLflowRun(Run):
             except TrackingError as failure:
                 failures.append(failure)
 
+        log = self._own(CONSOLE_LOG)
         if error is not None:
             # The state comes first: there may be no time for more.
             attempt(lambda: self._put_end(status, hurry=True))
-            text = f"{type(error).__name__}: {error}"
-            tag = {ERROR_TAG: redact(text, self._secrets)[:_ERROR_LENGTH]}
-            attempt(lambda: self._put_tags(tag, hurry=True))
-        attempt(self.flush)
-        log = self._own(CONSOLE_LOG)
+            text = redact(f"{type(error).__name__}: {error}", self._secrets)[:_ERROR_LENGTH]
+            attempt(lambda: self.log_tags({ERROR_TAG: text}))
+        else:
+            attempt(self.flush)
         attempt(lambda: self.log_text(console.read_text(encoding="utf-8"), log))
         if error is None:
+            attempt(self.flush)
+            # It can't come to a good end if anything at all was refused.
+            failures += self._outbox.take_refusals()
             attempt(lambda: self._put_end("FAILED" if failures else status))
         return failures
 
     def flush(self) -> None:
-        """Send the metrics that wait.
+        """Wait until all that this run was told is sent, or kept where that does not work.
 
         Raises:
-            TrackingError: They are refused.
+            TrackingError: Something is refused.
         """
-        self._flush_at = time.monotonic() + _FLUSH_SECONDS
-        while self._metrics:
-            batch = self._metrics[:_METRICS_PER_BATCH]
-            del self._metrics[: len(batch)]
-            self._outbox.put(Operation("metrics", {"rows": batch}))
+        self._outbox.flush()
 
     def _own(self, artifact: str) -> str:
         """Name a file so that it does not take the place of one of an earlier session."""
@@ -251,7 +243,7 @@ class MLflowRun(Run):
         self.ended = True
         end_time = int(time.time() * 1000)
         operation = Operation("end", {"status": status, "end_time": end_time})
-        self._outbox.put(operation, hurry=hurry)
+        self._outbox.put(operation, wait=True, hurry=hurry)
 
 
 def plain_tags(tags: Mapping[str, Any], secrets: set[str]) -> dict[str, str]:
@@ -261,6 +253,12 @@ def plain_tags(tags: Mapping[str, Any], secrets: set[str]) -> dict[str, str]:
         for key, value in tags.items()
         if value is not None
     }
+
+
+@functools.lru_cache(maxsize=10_000)
+def _metric_name(key: str) -> str:
+    """Put a metric's name in characters that MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "_", key)[:_KEY_LENGTH]
 
 
 def _is_loggable(key: str) -> bool:

@@ -107,7 +107,10 @@ class MLflowTracker(Tracker):
                                 experiment_id, now, plain_tags(tags, secrets), run_name=run_name
                             )
                         address = RunAddress(shown, created.info.run_id, experiment_id)
-                        run = stack.enter_context(self._running(address, uri, secrets, client))
+                        where = created.info.artifact_uri
+                        run = stack.enter_context(
+                            self._running(address, uri, secrets, client, where)
+                        )
             except UnreachableError:
                 if self.parent_run_id is None:
                     raise
@@ -143,7 +146,8 @@ class MLflowTracker(Tracker):
             client.set_tag(run_id, SESSION_TAG, str(session))
             client.update_run(run_id, status="RUNNING")
         address = RunAddress(public_url(uri), run_id, before.info.experiment_id, session)
-        with quiet(), self._running(address, uri, secrets, client) as run:
+        where = before.info.artifact_uri
+        with quiet(), self._running(address, uri, secrets, client, where) as run:
             yield run
 
     def below(
@@ -255,11 +259,12 @@ class MLflowTracker(Tracker):
         uri: str,
         secrets: set[str],
         client: MlflowClient | None = None,
+        artifact_uri: str | None = None,
     ) -> Iterator[Run]:
         """Give an open run to a block, and set the end state on the way out."""
         root = UNSENT_RUNS.absolute()
         run = MLflowRun(
-            Outbox(Sender(uri, address, client), address, root),
+            Outbox(Sender(uri, address, client, artifact_uri), address, root),
             uri=uri,
             run_id=address.run_id,
             experiment_id=address.experiment_id,
