@@ -26,8 +26,10 @@ from ml_project_template.tracking.client import (
     open_client,
     transfer_timeout,
 )
+from ml_project_template.tracking.database import write_rows
 from ml_project_template.tracking.finding import LOCAL_ID_TAG, find_run, tagged
 from ml_project_template.tracking.models import MODEL_NAME
+from ml_project_template.tracking_address import sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -276,13 +278,16 @@ class Sender:
     def _rows(self, operations: Sequence[Operation]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        rows: dict[str, list[Any]] = {kind: [] for kind in _ROWS_OF_KIND}
+        rows: dict[str, list[tuple[Any, ...]]] = {kind: [] for kind in _ROWS_OF_KIND}
         for operation in operations:
             rows[operation.kind].extend(
                 operation.content["rows"]
                 if operation.kind == "metrics"
                 else operation.content["rows"].items()
             )
+        path = sqlite_path(self._uri)
+        if path is not None and write_rows(path, self._run_id, **rows):
+            return
         self._client.log_batch(
             self._run_id,
             metrics=[Metric(*row) for row in rows["metrics"]],

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ml_project_template.errors import TrackingError
 from ml_project_template.runs import Run
 from ml_project_template.tracking.client import one_line
+from ml_project_template.tracking.database import KEY_LENGTH, is_loggable
 from ml_project_template.tracking.models import MODEL_NAME, ModelFiles, write_mlflow_model
 from ml_project_template.tracking.operations import Operation, model_operation
 from ml_project_template.utils.secrets import find_secrets, public_url, redact
@@ -34,7 +35,6 @@ ERROR_TAG = "error"
 # MLflow's own limits (mlflow.utils.validation): more than this in one request is refused.
 _PARAMS_PER_BATCH = 100
 _PARAM_LENGTH = 6000
-_KEY_LENGTH = 250
 _TAG_LENGTH = 8000
 _DIGEST_LENGTH = 36
 _ERROR_LENGTH = 500
@@ -80,12 +80,12 @@ class MLflowRun(Run):
         long = {
             key: text
             for key, text in texts.items()
-            if len(text) > _PARAM_LENGTH or not _is_loggable(key)
+            if len(text) > _PARAM_LENGTH or not is_loggable(key)
         }
-        short = {key: text for key, text in texts.items() if _is_loggable(key)} | {
+        short = {key: text for key, text in texts.items() if is_loggable(key)} | {
             key: f"{text[:200]}... (whole in {LONG_PARAMS})"
             for key, text in long.items()
-            if _is_loggable(key)
+            if is_loggable(key)
         }
         for batch in _batches([*short.items()], _PARAMS_PER_BATCH):
             self._outbox.put(Operation("params", {"rows": dict(batch)}))
@@ -258,18 +258,7 @@ def plain_tags(tags: Mapping[str, Any], secrets: set[str]) -> dict[str, str]:
 @functools.lru_cache(maxsize=10_000)
 def _metric_name(key: str) -> str:
     """Put a metric's name in characters that MLflow takes."""
-    return re.sub(r"[^\w\-. :/]", "_", key)[:_KEY_LENGTH]
-
-
-def _is_loggable(key: str) -> bool:
-    """Whether MLflow takes a parameter's name."""
-    return (
-        len(key) <= _KEY_LENGTH
-        and re.fullmatch(r"[/\w.\- :]+", key) is not None
-        and posixpath.normpath(key) == key
-        and not key.startswith(("/", ".."))
-        and key != "."
-    )
+    return re.sub(r"[^\w\-. :/]", "_", key)[:KEY_LENGTH]
 
 
 def _batches(rows: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
