@@ -20,8 +20,10 @@ from ml_project_template.tracking import (
     operations,
     outbox,
 )
-from ml_project_template.tracking.journal import Journal
+from ml_project_template.tracking.database import write_rows
+from ml_project_template.tracking.journal import Journal, list_journals
 from ml_project_template.tracking.operations import (
+    Opening,
     Operation,
     RunAddress,
     Sender,
@@ -84,11 +86,10 @@ def test_a_run_of_a_hundred_epochs_asks_little(
     by_mlflow: bool, store: str, calls: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[Any] = []
-    write = operations.write_rows
 
     def counting(*args: Any, **kwargs: Any) -> bool:
         written.append(kwargs)
-        return not by_mlflow and write(*args, **kwargs)
+        return not by_mlflow and write_rows(*args, **kwargs)
 
     monkeypatch.setattr(operations, "write_rows", counting)
     tracker = MLflowTracker(store)
@@ -280,6 +281,20 @@ def test_metrics_are_kept_while_nothing_can_be_sent(
     steps = [row[3] for op in journal.pending.values() for row in op.content["rows"]]
     assert steps == [1, 2]
     journal.close()
+
+
+def test_a_run_that_is_made_later_is_kept_before_those_below_it(held: Held, tmp_path: Path) -> None:
+    opening = Opening("x", "a trial", {}, 0)
+    above, below = (
+        Outbox(held, RunAddress("sqlite:///nowhere.db", run_id * 32, "", opening=opening), tmp_path)
+        for run_id in "ba"
+    )
+    # The one below has something to tell first.
+    for box in (below, above):
+        box.put(params(a="1"))
+    assert [folder.name[0] for folder in list_journals(tmp_path)] == ["b", "a"]
+    held.go.set()
+    assert below.close() == above.close() == 0
 
 
 @pytest.mark.parametrize(

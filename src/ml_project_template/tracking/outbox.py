@@ -132,6 +132,10 @@ class Outbox:
         self._was_away = run.opening is not None or any(
             is_known_away(run.uri, is_file=is_file) for is_file in (False, True)
         )
+        if run.opening is not None:
+            # Whatever tells something first: a run is sent before those below it.
+            with contextlib.suppress(OSError):
+                self._open_journal()
 
     def put(self, operation: Operation, *, wait: bool = False, hurry: bool = False) -> None:
         """Have something sent, or kept where that does not work.
@@ -324,12 +328,15 @@ class Outbox:
                 self.folder,
             )
 
+    def _open_journal(self) -> Journal:
+        if self._journal is None:
+            self._journal = Journal.create(self._root, self._run)
+            self.folder = self._journal.folder
+        return self._journal
+
     def _keep(self, entry: Entry) -> None:
         try:
-            if self._journal is None:
-                self._journal = Journal.create(self._root, self._run)
-                self.folder = self._journal.folder
-            entry.number = self._journal.append(entry.operation)
+            entry.number = self._open_journal().append(entry.operation)
         except OSError as error:
             if self._full:
                 return
