@@ -56,6 +56,9 @@ class SignatureLike(Protocol):
 class Run:
     """One training, as the tracker sees it. This one is kept nowhere; a tracker's own keeps it.
 
+    Nobody waits for what a run is told to be sent: it is on its way when a method returns. What is
+    refused is raised by whatever is called next, by `flush` at the latest.
+
     Attributes:
         id: The run's id, None where nothing is tracked.
         experiment_id: The id of its experiment, None where nothing is tracked.
@@ -72,10 +75,10 @@ class Run:
         """Log flat parameters; a long value is kept whole in ``params_long.json``."""
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log metrics, of one step where `step` is given; sent in batches."""
+        """Log metrics, of one step where `step` is given; sent about once a second."""
 
     def flush(self) -> None:
-        """Send what waits to be sent."""
+        """Wait until all that was told is sent, or kept where that does not work."""
 
     def log_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags; None values are left out."""
