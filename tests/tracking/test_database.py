@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ml_project_template.tracking import MLflowTracker
-from ml_project_template.tracking.database import is_loggable, write_rows
+from ml_project_template.tracking.database import is_loggable, write_inputs, write_rows
 
 TABLES = ("params", "metrics", "latest_metrics", "tags")
 
@@ -93,6 +93,67 @@ def test_it_is_the_same_as_mlflow_writes(batches: list[Rows], store: str) -> Non
     assert any(stored(store, ours)[table] for table in TABLES[:3]) or batches[0].tags
 
 
+DATASET: dict[str, Any] = {
+    "name": "iris_train",
+    "digest": "a" * 36,
+    "source_type": "local",
+    "source": '{"uri": "iris.csv"}',
+    "schema": '{"features": []}',
+    "profile": None,
+}
+
+
+def inputs_of(store: str, run_id: str) -> list[Any]:
+    """Read all that the tables hold of a run's inputs, but for ids."""
+    query = """
+        SELECT name, digest, dataset_source_type, dataset_source, dataset_schema, dataset_profile,
+               source_type, destination_type, step, tag, value, count(*) FROM
+        (SELECT * FROM inputs WHERE destination_id = ?)
+        JOIN (SELECT input_uuid AS i, name AS tag, value FROM input_tags) ON i = input_uuid
+        LEFT JOIN datasets ON dataset_uuid = source_id GROUP BY 1, 2, 10, 11 ORDER BY 1, 2
+    """
+    with closing(sqlite3.connect(store.removeprefix("sqlite:///"))) as database:
+        return database.execute(query, (run_id,)).fetchall()
+
+
+def test_data_sets_are_the_same_as_mlflow_writes(store: str) -> None:
+    from mlflow import MlflowClient
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    path = Path(store.removeprefix("sqlite:///"))
+    client = MlflowClient(store)
+    # Each in an experiment of its own: a data set is there once for each experiment.
+    experiments = [client.create_experiment(name) for name in ("ours", "theirs")]
+    ours, theirs = (
+        [client.create_run(experiment).info.run_id for _ in range(2)] for experiment in experiments
+    )
+    test = DATASET | {"name": "iris_test", "profile": "{}"}
+    for pairs in (
+        [(DATASET, "train"), (test, "test"), (DATASET, "again")],
+        [(DATASET, "train")],
+        [(DATASET | {"digest": "b"}, "train")],
+    ):
+        for our_run, their_run in zip(ours, theirs, strict=True):
+            assert write_inputs(path, our_run, pairs)
+            inputs: Any = [
+                DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", context)])
+                for dataset, context in pairs
+            ]
+            client.log_inputs(their_run, inputs)
+    assert inputs_of(store, ours[0]) == inputs_of(store, ours[1]) == inputs_of(store, theirs[0])
+    assert len(inputs_of(store, ours[0])) == 3
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM datasets").fetchone() == (6,)
+
+
+@pytest.mark.parametrize("change", [{"name": "x" * 501}, {"digest": "x" * 37}])
+def test_a_data_set_that_mlflow_refuses_is_left_to_it(change: dict[str, str], store: str) -> None:
+    path = Path(store.removeprefix("sqlite:///"))
+    run_id = new_run(store)
+    assert not write_inputs(path, run_id, [(DATASET, "train"), (DATASET | change, "val")])
+    assert inputs_of(store, run_id) == []
+
+
 @pytest.mark.parametrize(
     "rows",
     [
@@ -119,6 +180,8 @@ def test_a_run_that_is_gone_is_left_to_mlflow(store: str) -> None:
     assert not Rows([("a", "1")]).write(store, "0" * 32)
     MlflowClient(store).delete_run(run_id)
     assert not Rows([("a", "1")]).write(store, run_id)
+    path = Path(store.removeprefix("sqlite:///"))
+    assert not write_inputs(path, run_id, [(DATASET, "train")])
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,14 @@ import posixpath
 import re
 import sqlite3
 import sys
+import uuid
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["KEY_LENGTH", "is_loggable", "write_rows"]
+__all__ = ["KEY_LENGTH", "is_loggable", "write_inputs", "write_rows"]
 
 KEY_LENGTH = 250
 """How long a name may be, in characters."""
@@ -33,6 +34,9 @@ _REVISIONS = frozenset({"dc11669786a5"})
 _LOCK_SECONDS = 20.0  # as MLflow waits for another writer
 # MLflow keeps it in the table of runs, too.
 _NAME_TAG = "mlflow.runName"
+# Of what describes a data set, in characters: MLflow's own, and less than any other of them.
+_DATASET_LENGTHS = {"name": 500, "digest": 36}
+_TEXT_LENGTH = 10_000
 
 _PARAM = 'INSERT INTO params ("key", value, run_uuid) VALUES (?, ?, ?) ON CONFLICT DO NOTHING'
 _METRIC = """
@@ -51,6 +55,26 @@ _TAG = """
     INSERT INTO tags ("key", value, run_uuid) VALUES (?, ?, ?)
     ON CONFLICT ("key", run_uuid) DO UPDATE SET value = excluded.value
 """
+
+_EXPERIMENT = "SELECT experiment_id FROM runs WHERE run_uuid = ?"
+_FIND_DATASET = (
+    "SELECT dataset_uuid FROM datasets WHERE experiment_id = ? AND name = ? AND digest = ?"
+)
+_DATASET = """
+    INSERT INTO datasets (
+        dataset_uuid, experiment_id, name, digest,
+        dataset_source_type, dataset_source, dataset_schema, dataset_profile
+    ) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_FIND_INPUT = """
+    SELECT input_uuid FROM inputs
+    WHERE source_type = ? AND source_id = ? AND destination_type = ? AND destination_id = ?
+"""
+_INPUT = """
+    INSERT INTO inputs (input_uuid, source_type, source_id, destination_type, destination_id)
+    VALUES (?, ?, ?, ?, ?)
+"""
+_INPUT_TAG = "INSERT INTO input_tags (input_uuid, name, value) VALUES (?, ?, ?)"
 
 
 def write_rows(
@@ -94,6 +118,37 @@ def write_rows(
     return True
 
 
+def write_inputs(path: Path, run_id: str, inputs: Sequence[tuple[Mapping[str, Any], str]]) -> bool:
+    """Record data sets as inputs of a run in one transaction, if all of them can be.
+
+    Args:
+        path: The database.
+        run_id: The run.
+        inputs: What describes each, by the names of ``mlflow.entities.Dataset``, and what it was
+            used for.
+
+    Returns:
+        As `write_rows`.
+    """
+    if any(not _is_short(dataset) for dataset, _ in inputs):
+        return False
+    try:
+        with _transaction(path) as database:
+            if not _is_known(database, run_id):
+                return False
+            for dataset, context in inputs:
+                dataset_id = _dataset_id(database, run_id, dataset)
+                edge = ("DATASET", dataset_id, "RUN", run_id)
+                if database.execute(_FIND_INPUT, edge).fetchone() is None:
+                    input_id = uuid.uuid4().hex
+                    database.execute(_INPUT, (input_id, *edge))
+                    database.execute(_INPUT_TAG, (input_id, "mlflow.data.context", context))
+            database.commit()
+    except sqlite3.Error:
+        return False
+    return True
+
+
 @functools.lru_cache(maxsize=10_000)
 def is_loggable(name: str) -> bool:
     """Say whether MLflow takes a name of a parameter, a metric or a tag."""
@@ -124,6 +179,27 @@ def _is_known(database: sqlite3.Connection, run_id: str) -> bool:
     [revision] = database.execute("SELECT version_num FROM alembic_version").fetchall() or [None]
     stages = database.execute("SELECT lifecycle_stage FROM runs WHERE run_uuid = ?", (run_id,))
     return revision in {(known,) for known in _REVISIONS} and stages.fetchall() == [("active",)]
+
+
+def _is_short(dataset: Mapping[str, Any]) -> bool:
+    """Whether MLflow takes what describes a data set as it is."""
+    return all(
+        len(text or "") <= _DATASET_LENGTHS.get(name, _TEXT_LENGTH)
+        for name, text in dataset.items()
+    )
+
+
+def _dataset_id(database: sqlite3.Connection, run_id: str, dataset: Mapping[str, Any]) -> str:
+    """Find a data set of the run's experiment, or put it there."""
+    [experiment_id] = database.execute(_EXPERIMENT, (run_id,)).fetchone()
+    key = (experiment_id, dataset["name"], dataset["digest"])
+    found = database.execute(_FIND_DATASET, key).fetchone()
+    if found is not None:
+        return str(found[0])
+    dataset_id = uuid.uuid4().hex
+    rest = (dataset["source_type"], dataset["source"], dataset["schema"], dataset["profile"])
+    database.execute(_DATASET, (dataset_id, *key, *rest))
+    return dataset_id
 
 
 def _other_values(

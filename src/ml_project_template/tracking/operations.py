@@ -26,7 +26,7 @@ from ml_project_template.tracking.client import (
     open_client,
     transfer_timeout,
 )
-from ml_project_template.tracking.database import write_rows
+from ml_project_template.tracking.database import write_inputs, write_rows
 from ml_project_template.tracking.finding import LOCAL_ID_TAG, find_run, tagged
 from ml_project_template.tracking.models import MODEL_NAME
 from ml_project_template.tracking_address import sqlite_path
@@ -298,12 +298,14 @@ class Sender:
     def _inputs(self, operations: Sequence[Operation]) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
+        path = sqlite_path(self._uri)
+        contents = [operation.content for operation in operations]
+        pairs = [(content["dataset"], content["context"]) for content in contents]
+        if path is not None and write_inputs(path, self._run_id, pairs):
+            return
         inputs = [
-            DatasetInput(
-                Dataset(**operation.content["dataset"]),
-                [InputTag("mlflow.data.context", operation.content["context"])],
-            )
-            for operation in operations
+            DatasetInput(Dataset(**dataset), [InputTag("mlflow.data.context", context)])
+            for dataset, context in pairs
         ]
         for left in reversed(range(_INPUT_ATTEMPTS)):
             try:
