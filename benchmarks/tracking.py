@@ -268,9 +268,12 @@ def _children(folder: Path, children: int) -> Report:
     import mlflow
 
     from ml_project_template.tracking import MLflowTracker
+    from ml_project_template.utils.git import remember_git_state
 
     ours, theirs = _ready(folder)
     mlflow.set_tracking_uri(theirs)
+    # As a worker of a sweep does.
+    remember_git_state()
     costs = Costs()
     with (
         MLflowTracker(ours).start_run(experiment_name=EXPERIMENT) as parent,
