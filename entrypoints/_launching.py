@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from entrypoints._plan import Plan
     from entrypoints._report import Progress
     from ml_project_template.runs import Tracker
-    from ml_project_template.sweeps.study import Claim, SweepStudy
+    from ml_project_template.sweeps.study import SweepStudy
 
 __all__ = ["launch_trials"]
 
@@ -48,15 +47,11 @@ def launch_trials(
     """
     size = plan.n_trials if plan.options.is_grid else max(1, plan.options.n_jobs)
     while not study.is_done():
-        claims: list[Claim] = []
-        while len(claims) < size and (claim := study.claim()) is not None:
-            claims.append(claim)
+        claims = study.claim_some(size)
         if not claims:
             raise SweepError("the trials that are left are run by somebody else: try again later.")
         trials = [TrialContext(study, claim) for claim in claims]
-        with contextlib.ExitStack() as stack:
-            for claim in claims:
-                stack.enter_context(study.alive(claim))
+        with study.alive(claims):
             try:
                 returns = launcher.launch(
                     [runner.job_overrides(trial) for trial in trials],

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import logging
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +19,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from ml_project_template.errors import ConfigError, SweepError
+from ml_project_template.sweeps import storage
+from ml_project_template.sweeps import study as study_module
 from ml_project_template.sweeps.results import Objective
 from ml_project_template.sweeps.storage import open_store
 from ml_project_template.sweeps.study import (
@@ -539,7 +542,7 @@ def test_a_trial_gives_signs_of_life_while_it_runs(address: str) -> None:
 
     seen: set[Any] = set()
     deadline = time.monotonic() + 60
-    with study.alive(claim):
+    with study.alive([claim]):
         while len(seen - {None}) < 2:
             assert time.monotonic() < deadline
             seen.add(beat())
@@ -554,7 +557,7 @@ def test_a_sign_of_life_that_cannot_be_given_does_not_matter(
     study = SweepStudy(_settings(folder, 1, heartbeat=0.01))
     claim = _claimed(study)
     deadline = time.monotonic() + 60
-    with caplog.at_level(logging.DEBUG, "ml_project_template.sweeps.study"), study.alive(claim):
+    with caplog.at_level(logging.DEBUG, "ml_project_template.sweeps.study"), study.alive([claim]):
         study.complete(claim, (0.5,))
         while "no sign of life for trial 0" not in caplog.text:
             assert time.monotonic() < deadline
@@ -726,3 +729,97 @@ def test_a_journal_that_was_renamed_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(SweepError, match="holds something else under the name 'other'") as caught:
         read_results(open_store(str(tmp_path)), "other")
     assert len(str(caught.value).splitlines()) == 1
+
+
+# ---- what it costs
+
+
+def _writes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Note each write to a journal, and whether the disk is waited for."""
+    made: list[bool] = []
+    locked = storage._locked_journal
+
+    def note_write(path: Path) -> Any:
+        made.append(False)
+        return locked(path)
+
+    def note_wait(descriptor: int) -> None:
+        made[-1] = True
+
+    monkeypatch.setattr(storage, "_locked_journal", note_write)
+    monkeypatch.setattr(storage.os, "fsync", note_wait)
+    return made
+
+
+def test_a_trial_is_claimed_by_one_write_and_ended_by_one(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = SweepStudy(_settings(folder, pruner="median"))
+    writes = _writes(monkeypatch)
+    claim = _claimed(study)
+    assert writes == [False]
+    for step in range(1, 26):
+        assert not study.report(claim, step, 0.5, 25)
+    assert writes == [False]
+    study.complete(claim, (0.5,), run_id="r")
+    assert writes == [False, True]
+    (trial,) = SweepStudy(study.settings).results().trials
+    assert (trial.state, trial.run_id, len(trial.intermediate)) == ("complete", "r", 25)
+
+
+def test_trials_are_claimed_together_by_one_write(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = SweepStudy(_settings(folder, 8))
+    writes = _writes(monkeypatch)
+    assert [claim.number for claim in study.claim_some(5)] == [0, 1, 2, 3, 4]
+    assert writes == [False]
+
+
+def test_what_a_long_fit_reports_is_seen_by_others_while_it_goes_on(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(study_module, "_REPORT_SECONDS", 0.0)
+    study = SweepStudy(_settings(address, pruner="median"))
+    claim = _claimed(study)
+    study.report(claim, 1, 0.5, 10)
+    (trial,) = SweepStudy(study.settings).results().trials
+    assert (trial.state, trial.intermediate) == ("running", {1: 0.5})
+
+
+def test_trials_that_are_claimed_together_are_those_that_are_claimed_one_by_one(
+    tmp_path: Path,
+) -> None:
+    together = SweepStudy(_settings(str(tmp_path / "a"), 6))
+    alone = SweepStudy(_settings(str(tmp_path / "b"), 6))
+    one_by_one = [_claimed(alone) for _ in range(6)]
+    assert [c.params for c in together.claim_some(9)] == [c.params for c in one_by_one]
+    assert together.claim_some(9) == []
+
+
+def test_workers_share_the_last_trials(address: str) -> None:
+    study = SweepStudy(_settings(address, 11))
+    taken = []
+    while claims := study.claim_some(4, workers=2):
+        taken.append(len(claims))
+    assert taken == [4, 4, 2, 1]
+
+
+def test_who_claims_several_leaves_them_all_when_killed(folder: str) -> None:
+    settings = _settings(folder, 4)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c"),
+            "import os, pickle, signal, sys\n"
+            "from ml_project_template.sweeps.study import SweepStudy\n"
+            "study = SweepStudy(pickle.loads(bytes.fromhex(sys.argv[1])))\n"
+            "assert len(study.claim_some(3)) == 3\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n",
+            pickle.dumps(settings).hex(),
+        ],
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
+    study = SweepStudy(settings)
+    before = [trial.params for trial in study.optuna.trials]
+    assert [claim.params for claim in study.claim_some(3)] == before

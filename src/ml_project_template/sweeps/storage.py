@@ -3,6 +3,9 @@
 A study is by default a file of its own, Optuna's journal, in a folder beside the runs: one line for
 each thing that happens, quick for some tens of processes. A database (``postgresql://``) serves
 many machines.
+
+What belongs together, such as the end of a trial and all that is known of it, is written to a
+journal at once: a write that waits for the disk takes longer than a short training's epoch.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
+import threading
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +116,17 @@ class StudyStore(ABC):
     def lock(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Hold the lock of a study for a block; who dies in it frees it."""
 
+    @contextlib.contextmanager
+    def one_write(self, *, lasting: bool = True) -> Iterator[None]:  # noqa: ARG002 - see below
+        """Write what is told in a block to the storages that were opened here at its end, at once.
+
+        A database writes each thing by itself.
+
+        Args:
+            lasting: Wait until it is on the disk: a power cut can't undo it.
+        """
+        yield
+
 
 class JournalStore(StudyStore):
     """A folder with a journal for each study.
@@ -122,6 +138,7 @@ class JournalStore(StudyStore):
     def __init__(self, folder: Path) -> None:
         self._folder = folder.expanduser().absolute()
         self.shown = str(folder)
+        self._journals: list[Any] = []
 
     def names(self) -> list[str]:
         """List the studies that are there, the one that was worked on last at the end."""
@@ -134,13 +151,15 @@ class JournalStore(StudyStore):
     def open(self, name: str) -> BaseStorage:
         """Open the journal of a study."""
         from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
 
         path = self._folder / f"{name}{_SUFFIX}"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            backend = JournalFileBackend(str(path), _journal_lock(path))
-            return JournalStorage(backend)
+            path.touch()
+            journal = _journal_file(path)
+            storage = JournalStorage(journal)
+            self._journals.append(journal)
+            return storage
         except OSError as error:
             raise SweepError(f"sweep.storage: '{path}' can't be used: {error.strerror}") from error
         except _NO_JOURNAL as error:
@@ -150,6 +169,14 @@ class JournalStore(StudyStore):
     def lock(self, name: str) -> Iterator[None]:
         """Hold a file lock beside the journal."""
         with _flock(self._folder / f".{name}.claims.lock"):
+            yield
+
+    @contextlib.contextmanager
+    def one_write(self, *, lasting: bool = True) -> Iterator[None]:
+        """Write what is told in a block at its end, at once; see `StudyStore.one_write`."""
+        with contextlib.ExitStack() as stack:
+            for journal in self._journals:
+                stack.enter_context(journal.one_write(lasting=lasting))
             yield
 
 
@@ -259,31 +286,86 @@ _ADVISORY_LOCKS = {
 }
 
 
-def _journal_lock(path: Path) -> Any:
-    """Make the lock under which lines are added to a journal.
+def _journal_file(path: Path) -> Any:
+    """Make the file of a journal, as Optuna's storage wants it.
 
-    Optuna's own locks are files whose presence is the lock: after a kill they stand in everybody's
-    way for half a minute. The system frees this one. Who takes it also cuts off a line that a
-    power cut or a full disk has left unfinished, so that the next one does not run into it.
+    Optuna's own file writes each line by itself. And its locks are files whose presence is the
+    lock: after a kill they stand in everybody's way for half a minute. The system frees this one.
+    Who takes it also cuts off a line that a power cut or a full disk has left unfinished, so that
+    the next one does not run into it.
     """
-    from optuna.storages.journal._file import BaseJournalFileLock
+    from optuna.storages.journal import BaseJournalBackend
 
-    class SystemLock(BaseJournalFileLock):
+    class JournalFile(BaseJournalBackend):
         def __init__(self) -> None:
-            self._stack = contextlib.ExitStack()
+            # The heartbeat of a trial writes in another thread.
+            self._mutex = threading.Lock()
+            self._held: list[bytes] | None = None
+            # Up to where the file was read: so many lines, so many bytes.
+            self._lines, self._bytes = 0, 0
 
-        def acquire(self) -> bool:
+        def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+            with self._mutex:
+                if log_number_from < self._lines:
+                    self._lines, self._bytes = 0, 0
+                lines = [*self._new_lines(), *(self._held or ())]
+                skipped = log_number_from - self._lines
+                # Lines that are held are read again when they stand in the file.
+                read = len(lines) - len(self._held or ())
+                self._lines += read
+                self._bytes += sum(map(len, lines[:read]))
+                return [json.loads(line) for line in lines[skipped:]]
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            lines = [json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs]
+            with self._mutex:
+                if self._held is not None:
+                    self._held += lines
+                    return
+                with _locked_journal(path):
+                    self._write(lines, lasting=True)
+
+        @contextlib.contextmanager
+        def one_write(self, *, lasting: bool) -> Iterator[None]:
             with contextlib.ExitStack() as stack:
-                stack.enter_context(_flock(path.with_name(f".{path.name}.lock")))
-                _cut_torn_line(path)
-                # Not before: what raises here is not released by anybody else.
-                self._stack = stack.pop_all()
-            return True
+                with self._mutex:
+                    # Within another one it is a part of that.
+                    if self._held is None:
+                        # Until the end: a line has its number by the place it stands at.
+                        stack.enter_context(_locked_journal(path))
+                        self._held = []
+                        stack.callback(self._let_go, lasting=lasting)
+                yield
 
-        def release(self) -> None:
-            self._stack.close()
+        def _let_go(self, *, lasting: bool) -> None:
+            with self._mutex:
+                lines, self._held = self._held or [], None
+                self._write(lines, lasting=lasting)
 
-    return SystemLock()
+        def _new_lines(self) -> list[bytes]:
+            with path.open("rb") as file:
+                file.seek(self._bytes)
+                lines = file.read().splitlines(keepends=True)
+            # The last one may be about to be written.
+            return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
+
+        def _write(self, lines: list[bytes], *, lasting: bool) -> None:
+            if not lines:
+                return
+            with path.open("ab") as file:
+                file.write(b"".join(lines))
+                file.flush()
+                if lasting:
+                    os.fsync(file.fileno())
+
+    return JournalFile()
+
+
+@contextlib.contextmanager
+def _locked_journal(path: Path) -> Iterator[None]:
+    with _flock(path.with_name(f".{path.name}.lock")):
+        _cut_torn_line(path)
+        yield
 
 
 def _cut_torn_line(path: Path) -> None:

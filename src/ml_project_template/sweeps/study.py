@@ -4,15 +4,20 @@ A sweep of ``n_trials`` has as many *slots*. A slot is filled by a trial that ha
 pruned or has failed by itself; a trial whose process was killed leaves it open, and the next one to
 come claims it with the same settings. Claims are made under a lock, so that no slot is filled
 twice, and the end of a trial is one write to the storage: it counts from there on.
+
+Each write to a storage is waited for, so there are few of them: one for all trials that are claimed
+at once, one for the end of a trial with all that is known of it, and while a fit goes on one every
+few seconds.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -39,8 +44,10 @@ _logger = logging.getLogger(__name__)
 _MOST_DEATHS = 3
 # Beats of a heart that may be missed before its owner, on another machine, is taken for dead.
 _MISSED_BEATS = 4
-# Past this many steps a fit is reported about as often all the same: a report is a write to disk.
+# Past this many steps a fit is compared with others about as often all the same.
 _REPORTS = 25
+# Between two writes of what the fits of a process report: others who look want to see it, too.
+_REPORT_SECONDS = 2.0
 
 
 class SupersededError(SweepError):
@@ -88,11 +95,15 @@ class Claim:
         trial: Optuna's trial.
         number: Its number in the study.
         params: Override key to the value that is tried.
+        reported: Step to the objective's value there, as far as it is known.
     """
 
     trial: optuna.Trial
     number: int
     params: dict[str, Any]
+    reported: dict[int, float] = field(default_factory=dict)
+    # What of it the storage does not have yet.
+    unwritten: dict[int, float] = field(default_factory=dict)
 
 
 class SweepStudy:
@@ -113,6 +124,8 @@ class SweepStudy:
         self._boss = boss or self._me
         # Trial number to the last sign of life that was seen, and when.
         self._pulse: dict[int, tuple[Any, float]] = {}
+        # What was reported and is not written yet is so since then.
+        self._reported_at = time.monotonic()
         storage = self.store.open(settings.name)
         self._storage = storage
         with self.locked(), self.store.reading(settings.name):
@@ -154,21 +167,49 @@ class SweepStudy:
         Raises:
             SweepError: The storage can't be used.
         """
+        return next(iter(self.claim_some(1)), None)
+
+    def claim_some(self, most: int, *, workers: int = 1) -> list[Claim]:
+        """Take the next trials, for one who runs several at once.
+
+        Args:
+            most: How many at most.
+            workers: How many share what is left: nobody takes more than an equal part of it, so
+                that all of them have work until the end.
+
+        Returns:
+            The trials; none where nothing is free now: look at `is_done` whether to wait.
+
+        Raises:
+            SweepError: The storage can't be used.
+        """
         with self.locked(), _quiet():
-            while True:
-                trials = self._settle()
-                if not any(trial.state.name == "WAITING" for trial in trials):
-                    slot = self._open_slot(trials)
-                    if slot is None:
-                        return None
-                    self.optuna.enqueue_trial(
-                        self._point(slot, trials),
-                        user_attrs={"slot": slot, "deaths": _deaths(slot, trials)},
-                    )
-                    trials = self._trials()
-                claim = self._take(trials)
-                if claim is not None:
-                    return claim
+            self._settle()
+            # A power cut may undo it: who has made the claims is gone then as well.
+            with self.store.one_write(lasting=False):
+                claims = self._claims(most, workers)
+        return claims
+
+    def _claims(self, most: int, workers: int) -> list[Claim]:
+        claims: list[Claim] = []
+        trials = self._trials()
+        free = sum(trial.state.name == "WAITING" for trial in trials)
+        free += len(self._open_slots(trials))
+        while len(claims) < min(most, max(1, -(-free // workers))):
+            if not any(trial.state.name == "WAITING" for trial in trials):
+                slot = next(iter(self._open_slots(trials)), None)
+                if slot is None:
+                    break
+                self.optuna.enqueue_trial(
+                    self._point(slot, trials),
+                    user_attrs={"slot": slot, "deaths": _deaths(slot, trials)},
+                )
+                trials = self._trials()
+            claim = self._take(trials)
+            if claim is not None:
+                claims.append(claim)
+            trials = self._trials()
+        return claims
 
     def is_done(self) -> bool:
         """Say whether every slot is filled by a trial that has ended."""
@@ -209,25 +250,42 @@ class SweepStudy:
         self._end(claim, "FAIL", {"cut_off": True})
 
     @contextmanager
-    def alive(self, claim: Claim) -> Iterator[None]:
-        """Give signs of life for a trial while a block runs."""
+    def alive(self, claims: Sequence[Claim]) -> Iterator[None]:
+        """Give signs of life for trials while a block runs.
+
+        Args:
+            claims: The trials; one that ends meanwhile is passed over from there on.
+        """
         ended = threading.Event()
+        left = list(claims)
 
         def beat() -> None:
             while not ended.wait(self.settings.heartbeat):
                 try:
-                    claim.trial.set_user_attr("beat", time.time())
+                    with self.store.one_write(lasting=False):
+                        for claim in list(left):
+                            self._beat(claim, left)
                 except Exception as error:
-                    # It ended meanwhile, or the storage is away for a moment: the next one tells.
-                    _logger.debug("no sign of life for trial %d: %s", claim.number, error)
+                    # The storage is away for a moment: the next one tells.
+                    numbers = ", ".join(str(claim.number) for claim in left)
+                    _logger.debug("no sign of life for trial %s: %s", numbers, error)
 
-        thread = threading.Thread(target=beat, name=f"trial-{claim.number}-alive", daemon=True)
+        thread = threading.Thread(target=beat, name="trials-alive", daemon=True)
         thread.start()
         try:
             yield
         finally:
             ended.set()
             thread.join()
+
+    def _beat(self, claim: Claim, left: list[Claim]) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            self._storage.set_trial_user_attr(claim.trial._trial_id, "beat", time.time())
+        except UpdateFinishedTrialError as error:
+            _logger.debug("no sign of life for trial %d: %s", claim.number, error)
+            left.remove(claim)
 
     def report(self, claim: Claim, step: int, value: float, total: int | None) -> bool:
         """Tell how a trial does, for pruning.
@@ -243,8 +301,20 @@ class SweepStudy:
         """
         if step > 1 and step % max(1, (total or 0) // _REPORTS):
             return False
-        claim.trial.report(value, step)
-        return claim.trial.should_prune()
+        claim.reported[step] = claim.unwritten[step] = float(value)
+        if time.monotonic() - self._reported_at > _REPORT_SECONDS:
+            with self.store.one_write(lasting=False):
+                self._write_reports(claim)
+        # As the storage has it, but for what it does not have yet.
+        trial = copy.copy(self._storage.get_trial(claim.trial._trial_id))
+        trial.intermediate_values = claim.reported
+        return self.optuna.pruner.prune(self.optuna, trial)
+
+    def _write_reports(self, claim: Claim) -> None:
+        for step, value in claim.unwritten.items():
+            self._storage.set_trial_intermediate_value(claim.trial._trial_id, step, value)
+        claim.unwritten.clear()
+        self._reported_at = time.monotonic()
 
     @property
     def prunes(self) -> bool:
@@ -277,8 +347,8 @@ class SweepStudy:
         if slot is None:
             # Somebody put a point of their own into the queue. Of a grid it is no part.
             grid = self.settings.combinations is not None
-            slot = None if grid else self._open_slot([t for t in trials if t is not waiting])
-            slot = self.settings.n_trials + waiting.number if slot is None else slot
+            free = [] if grid else self._open_slots([t for t in trials if t is not waiting])
+            slot = free[0] if free else self.settings.n_trials + waiting.number
             self._storage.set_trial_user_attr(waiting._trial_id, "slot", slot)
         claim = {"owner": self._me.to_dict(), "boss": self._boss.to_dict()}
         self._storage.set_trial_user_attr(waiting._trial_id, "claim", claim)
@@ -294,7 +364,7 @@ class SweepStudy:
             return None
         return Claim(trial, trial.number, dict(trial.params))
 
-    def _settle(self) -> list[FrozenTrial]:
+    def _settle(self) -> None:
         """End the trials whose processes are gone; the lock is held."""
         from optuna.exceptions import UpdateFinishedTrialError
 
@@ -312,7 +382,6 @@ class SweepStudy:
                 for key, value in {"deaths": deaths, **last}.items():
                     self._storage.set_trial_user_attr(trial._trial_id, key, value)
                 self._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
-        return self._trials()
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
         """Say whether nobody runs a trial any more."""
@@ -329,10 +398,10 @@ class SweepStudy:
             return False
         return now - seen[1] > self.settings.heartbeat * _MISSED_BEATS
 
-    def _open_slot(self, trials: list[FrozenTrial]) -> int | None:
-        """Find the first slot that no trial fills or is about to."""
+    def _open_slots(self, trials: list[FrozenTrial]) -> list[int]:
+        """Find the slots that no trial fills or is about to."""
         taken = {_slot(trial) for trial in trials if _counts(trial)}
-        return next((slot for slot in range(self.settings.n_trials) if slot not in taken), None)
+        return [slot for slot in range(self.settings.n_trials) if slot not in taken]
 
     def _point(self, slot: int, trials: list[FrozenTrial]) -> dict[str, Any]:
         """Say what is fixed for a slot: its combination, or what was cut off there."""
@@ -363,10 +432,11 @@ class SweepStudy:
         from optuna.exceptions import UpdateFinishedTrialError
 
         try:
-            # Before the state: what has ended can't be changed any more.
-            for key, value in facts.items():
-                claim.trial.set_user_attr(key, value)
-            with _quiet():
+            with self.store.one_write(), _quiet():
+                # Before the state: what has ended can't be changed any more.
+                self._write_reports(claim)
+                for key, value in facts.items():
+                    self._storage.set_trial_user_attr(claim.trial._trial_id, key, value)
                 self.optuna.tell(claim.trial, values, TrialState[state])
         except (UpdateFinishedTrialError, ValueError):
             raise SupersededError(

@@ -148,7 +148,7 @@ def work(study: SweepStudy, run_trial: RunTrial) -> int:
             continue
         context = TrialContext(study, claim)
         try:
-            with study.alive(claim):
+            with study.alive([claim]):
                 run_trial(context)
             assert context.ended, "a trial must be completed, pruned or failed"
         except SupersededError as error:
