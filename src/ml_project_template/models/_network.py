@@ -21,6 +21,7 @@ from ml_project_template.data.signature import MAX_LEVELS
 from ml_project_template.errors import ArtifactError, ConfigError, ModelError, unknown
 from ml_project_template.models._encoding import Encoding, NumericEmbedding
 from ml_project_template.models._onnx import TARGET_MEAN, TARGET_SCALE, read_target
+from ml_project_template.models._steps import Fit, Steps
 from ml_project_template.models.base import BaseModel, SaveModel
 from ml_project_template.training.metrics import resolve_class_weight
 from ml_project_template.utils.seed import seed_everything
@@ -304,6 +305,19 @@ class NetworkModel(BaseModel):
 
         job = self.fit_job(train_data, val_data, **arguments)
         fit(self.fabric, job)
+        self.finish_fit(job)
+
+    def _steps_of_fit(
+        self, train_data: BaseDataset, val_data: BaseDataset | None, **arguments: Any
+    ) -> Steps[None]:
+        if type(self)._fit is not NetworkModel._fit:
+            # Somebody's own way to fit.
+            yield from super()._steps_of_fit(train_data, val_data, **arguments)
+            return
+        job = self.fit_job(train_data, val_data, **arguments)
+        (outcome,) = yield [Fit(self.fabric, job)]
+        if isinstance(outcome, BaseException):
+            raise outcome
         self.finish_fit(job)
 
     def finish_fit(self, job: FitJob) -> None:

@@ -39,6 +39,7 @@ from ml_project_template.errors import (
 )
 from ml_project_template.models._capture import RECORD, plain_json, recorded
 from ml_project_template.models._judging import check_splits, draw, judge, measure
+from ml_project_template.models._steps import Steps, run_steps
 from ml_project_template.models.registry import ModelRegistry
 from ml_project_template.training.metrics import resolve_class_weight, softmax
 from ml_project_template.training.progress import progress_reporter
@@ -373,6 +374,56 @@ class BaseModel(ABC):
                 does not take at the end is kept in ``.unsent/``, from where it can be sent later.
             TrackingError: The tracker can't be reached.
         """
+        return run_steps(
+            self.steps_of_training(
+                experiment_name=experiment_name,
+                train_data=train_data,
+                val_data=val_data,
+                test_data=test_data,
+                model_path=model_path,
+                run_name=run_name,
+                save_model=save_model,
+                threshold=threshold,
+                seed=seed,
+                tracking=tracking,
+                config=config,
+                storage_options=storage_options,
+                reporters=reporters,
+                progress=progress,
+                **training_arguments,
+            )
+        )
+
+    def steps_of_training(
+        self,
+        *,
+        experiment_name: str,
+        train_data: TabularDataset,
+        val_data: TabularDataset | None = None,
+        test_data: TabularDataset | None = None,
+        model_path: str | os.PathLike[str] | None = None,
+        run_name: str | None = None,
+        save_model: SaveModel = "best",
+        threshold: Threshold = None,
+        seed: int | None = None,
+        tracking: bool | Tracker = True,
+        config: Mapping[str, Any] | None = None,
+        storage_options: Mapping[str, Any] | None = None,
+        reporters: Sequence[Reporter] = (),
+        progress: bool = True,
+        **training_arguments: Any,
+    ) -> Steps[TrainingReport]:
+        """Train as ``train`` does, but leave the fit to whoever goes on with it.
+
+        So the fits of several models can be run in one go; see `models._steps`. A model whose fit
+        is no job, such as a booster, is fitted on the way.
+
+        Yields:
+            The fit, if it is a job of its own. It goes on when it is sent how that ended.
+
+        Returns:
+            As ``train``, which has the arguments and what is raised.
+        """
         started = time.perf_counter()
         _check_save_model(save_model)
         if seed is not None and not isinstance(seed, bool) and hasattr(seed, "__index__"):
@@ -454,13 +505,12 @@ class BaseModel(ABC):
                 shown = [stack.enter_context(progress_reporter(name))] if progress else []
                 self._reporter = MultiReporter(history, *shown, RunReporter(run), *reporters)
                 try:
-                    with collecting_as_usual():
-                        self._fit(
-                            views["train"],
-                            views.get("val"),
-                            **training_arguments,
-                            **self._wanted(save_model=save_model, seed=seed),
-                        )
+                    yield from self._steps_of_fit(
+                        views["train"],
+                        views.get("val"),
+                        **training_arguments,
+                        **self._wanted(save_model=save_model, seed=seed),
+                    )
                 finally:
                     self._reporter = None
             self.history = history.rows
@@ -512,6 +562,14 @@ class BaseModel(ABC):
             experiment_id=run.experiment_id,
             seconds=time.perf_counter() - started,
         )
+
+    def _steps_of_fit(
+        self, train_data: BaseDataset, val_data: BaseDataset | None, **arguments: Any
+    ) -> Steps[None]:
+        """Fit the model; one that can say what its fit needs leaves it to others."""
+        with collecting_as_usual():
+            self._fit(train_data, val_data, **arguments)
+        yield from ()
 
     def _save_or_keep(self, path: str, storage_options: Mapping[str, Any] | None) -> str:
         """Save the model, or keep it on this machine if its storage does not take it."""
