@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import re
 import typing
 from collections.abc import Callable, Collection, Mapping
 from types import NoneType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 __all__ = ["check_arguments"]
 
@@ -56,38 +60,58 @@ def check_arguments(
         The problems, one line each; empty if all is well. For example
         ``training.lr: must be greater than 0, got -1.0``.
     """
-    parameters, annotations = _parameters(function)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    parameters = _parameters(function)
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    variable = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     named = {
         name: parameter
         for name, parameter in parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        and name not in ignore
+        if parameter.kind not in variable and name not in ignore
     }
     problems: list[str] = []
     for name, value in arguments.items():
         if name in named:
-            problems += _check_value(f"{where}.{name}", annotations[name], value)
+            problems += _check_value(f"{where}.{name}", named[name], value)
         elif name in parameters or not (open_ended or name in ignore):
             problems.append(_unknown_key(where, name, named))
     problems += [
         f"{where}.{name}: is required"
         for name, parameter in named.items()
-        if parameter.default is parameter.empty and name not in arguments
+        if parameter.is_required and name not in arguments
     ]
     return problems
 
 
-def _parameters(
-    function: Callable[..., Any],
-) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """List the parameters without ``self``, and their annotations with their names resolved."""
+class _Parameter:
+    """A parameter, and what checks its values: made once, for a sweep checks many."""
+
+    def __init__(self, parameter: inspect.Parameter, annotation: Any) -> None:
+        self.kind = parameter.kind
+        self.is_required = parameter.default is parameter.empty
+        self.annotation = annotation
+
+    @functools.cached_property
+    def adapter(self) -> TypeAdapter[Any] | None:
+        """Checks a value; None where the annotation can't be checked, such as a protocol."""
+        from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+        from pydantic_core import SchemaError
+
+        config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+        try:
+            return TypeAdapter[Any](self.annotation, config=config)
+        except (PydanticUserError, SchemaError, TypeError):
+            return None
+
+
+@functools.lru_cache(maxsize=256)
+def _parameters(function: Callable[..., Any]) -> dict[str, _Parameter]:
+    """List the parameters without ``self``, their annotations with their names resolved."""
     target: Any = function.__init__ if inspect.isclass(function) else function
     parameters = dict(inspect.signature(target).parameters)
     if parameters and next(iter(parameters)) in {"self", "cls"}:
         del parameters[next(iter(parameters))]
     names = getattr(inspect.unwrap(target), "__globals__", {})
-    return parameters, {name: _resolve(p.annotation, names) for name, p in parameters.items()}
+    return {name: _Parameter(p, _resolve(p.annotation, names)) for name, p in parameters.items()}
 
 
 def _resolve(annotation: Any, names: dict[str, Any]) -> Any:
@@ -108,15 +132,11 @@ def _unknown_key(where: str, name: str, choices: Collection[str]) -> str:
     return f"{where}.{name}: unknown key.{hint} Available: {', '.join(known) or 'none'}."
 
 
-def _check_value(where: str, annotation: Any, value: Any) -> list[str]:
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
-    from pydantic_core import SchemaError
+def _check_value(where: str, parameter: _Parameter, value: Any) -> list[str]:
+    from pydantic import ValidationError
 
-    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    try:
-        adapter = TypeAdapter[Any](annotation, config=config)
-    except (PydanticUserError, SchemaError, TypeError):
-        # An annotation that can't be checked, such as a protocol, says nothing about the value.
+    adapter = parameter.adapter
+    if adapter is None:
         return []
     failures = []
     # YAML knows lists only, and Python users write tuples: either does for the other.
@@ -124,7 +144,8 @@ def _check_value(where: str, annotation: Any, value: Any) -> list[str]:
         try:
             adapter.validate_python(candidate)
         except ValidationError as error:
-            failures.append(_translate(where, annotation, value, error.errors(include_url=False)))
+            errors = error.errors(include_url=False)
+            failures.append(_translate(where, parameter.annotation, value, errors))
         else:
             return []
     # The variant that got furthest into the value has the most precise message.
