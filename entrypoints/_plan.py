@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from entrypoints._composition import composition_problems, own_words
+from entrypoints._job import can_stand_aside
 from entrypoints._problems import argument_problems, training_problems
 from entrypoints._shell import plain
 from entrypoints._training import metric_of
@@ -60,7 +61,14 @@ _DIVIDED = (
     "resume",
     "storage",
     "study_name",
+    "together",
 )
+# Trials that a worker trains in one go, at most: more were seen to gain little more.
+_TOGETHER = 32
+# Of a search by a sampler that learns, this part at most is drawn before anything is known of it.
+_BLIND_PART = 8
+# Rows from which on one training uses the machine as well as many in one go.
+_MANY_ROWS = 50_000
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,7 @@ class Plan:
         models: The classes that are trained.
         defaults: What each choice of groups brings along, before anything else is set.
         globs: The groups whose choices were not named, but all taken: ``model=glob(*)``.
+        most_rows: Training rows of the largest table, once it is prepared.
     """
 
     options: SweepOptions
@@ -92,6 +101,32 @@ class Plan:
     models: tuple[type[BaseModel], ...]
     defaults: dict[tuple[tuple[str, str], ...], DictConfig]
     globs: frozenset[str]
+    most_rows: int = 0
+
+    @property
+    def together(self) -> int:
+        """How many fits a worker may run in one go, those of folds and seeds among them."""
+        wanted = self.options.together
+        if wanted != "auto":
+            return int(wanted) or 1
+        return 1 if self.most_rows > _MANY_ROWS else _TOGETHER
+
+    @property
+    def trials_together(self) -> int:
+        """How many trials a worker claims at once."""
+        bases = self.recipe.bases.values()
+        if not all(can_stand_aside(base) for base in bases):
+            return 1
+        if not any(hasattr(model, "fit_job") for model in self.models):
+            return 1
+        fits = 1
+        if self.options.pruner == "none" or len(self.objectives) > 1:
+            # Otherwise folds and seeds come one after the other.
+            fits = max(base.cv or 1 for base in bases) * max(1, len(self.seeds))
+        most = max(1, self.together // fits)
+        if self.options.together != "auto" or not self.options.learns:
+            return most
+        return max(1, min(most, self.n_trials // (_BLIND_PART * max(1, self.options.n_jobs))))
 
     @property
     def n_trials(self) -> int:
@@ -202,6 +237,7 @@ def prepare_data(plan: Plan) -> Plan:
         DataError: The table can't be used as it is.
     """
     found: dict[str, tuple[str, Task]] = {}
+    most_rows = 0
     tasks: dict[tuple[str, ...], Task] = {}
     for texts in plan.recipe.bases:
         task = trial_config(_first_trial(plan, texts))
@@ -209,6 +245,7 @@ def prepare_data(plan: Plan) -> Plan:
         if key not in found:
             prepared = preprocess(task)
             found[key] = (prepared.digest, prepared.train.task)
+            most_rows = max(most_rows, len(prepared.train))
         tasks[texts] = found[key][1]
 
     def refuses_task(texts: tuple[str, ...]) -> str | None:
@@ -230,6 +267,7 @@ def prepare_data(plan: Plan) -> Plan:
         design=design,
         distributions=distributions,
         models=_models(recipe),
+        most_rows=most_rows,
         points=points,
         recipe=recipe,
     )

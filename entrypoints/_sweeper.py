@@ -7,9 +7,9 @@ import logging
 import secrets
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from entrypoints._trial import TrialRunner
     from ml_project_template.runs import Run, Tracker
     from ml_project_template.sweeps.study import SweepStudy
-    from ml_project_template.sweeps.worker import RunTrial, TrialContext
     from ml_project_template.tracking import MLflowTracker
 
 __all__ = ["CheckingSweeper", "ProjectSweeper"]
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Between two looks at how far the study is.
 _LOOK_SECONDS = 0.25
@@ -117,6 +118,7 @@ def _run(plan: Plan, config: DictConfig, context: HydraContext, task: TaskFuncti
             keep_models=OmegaConf.is_interpolation(first, "model_path")
             or first.model_path is not None,
             seeds=plan.seeds,
+            together=plan.together,
         )
         if not study.is_done():
             try:
@@ -319,7 +321,12 @@ def _work(
         elif plan.options.n_jobs == 0:
             from ml_project_template.sweeps.worker import work
 
-            work(study, _told(runner, progress))
+            work(
+                study,
+                _told(runner, progress),
+                _told(runner.run_together, progress),
+                most=plan.trials_together,
+            )
         else:
             from ml_project_template.sweeps.pool import Pool
 
@@ -327,6 +334,8 @@ def _work(
                 min(plan.options.n_jobs, plan.n_trials),
                 study.settings,
                 runner,
+                runner.run_together,
+                most=plan.trials_together,
                 log_directory=folder,
             ) as pool:
                 while pool.wait(_LOOK_SECONDS):
@@ -343,14 +352,14 @@ def _has_launcher(config: DictConfig) -> bool:
     return bool(config.hydra.runtime.choices["hydra/launcher"] != "basic")
 
 
-def _told(runner: TrialRunner, progress: Progress) -> RunTrial:
-    def run(trial: TrialContext) -> None:
+def _told(run: Callable[[T], None], progress: Progress) -> Callable[[T], None]:
+    def run_and_look(trials: T) -> None:
         try:
-            runner(trial)
+            run(trials)
         finally:
             progress.look()
 
-    return run
+    return run_and_look
 
 
 def _preload(plan: Plan, *, tracked: bool) -> list[str]:

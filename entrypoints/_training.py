@@ -16,13 +16,24 @@ from entrypoints.onboard import storage_options
 if TYPE_CHECKING:
     from ml_project_template.data import Fold, TabularDataset
     from ml_project_template.data.prepare import Prepared
+    from ml_project_template.models._steps import Steps
     from ml_project_template.models.base import TrainingReport
     from ml_project_template.runs import Run, Tracker
     from ml_project_template.training.reporting import Reporter
 
-__all__ = ["cross_validate", "fit_model", "make_tracker", "metric_of"]
+__all__ = [
+    "cross_validate",
+    "cross_validation_steps",
+    "fit_model",
+    "make_tracker",
+    "metric_of",
+    "training_steps",
+]
 
 log = logging.getLogger(__name__)
+
+# Folds and seeds of one training whose fits are run in one go, at most: each holds its weights.
+_TOGETHER = 32
 
 
 def fit_model(
@@ -36,7 +47,35 @@ def fit_model(
     progress: bool = True,
     **changes: Any,
 ) -> TrainingReport:
-    """Train ``cfg.model`` on rows that are prepared already.
+    """Train ``cfg.model`` on rows that are prepared already; see `training_steps`."""
+    from ml_project_template.models._steps import run_steps
+
+    return run_steps(
+        training_steps(
+            cfg,
+            train_data,
+            val_data,
+            test_data,
+            tracker=tracker,
+            reporters=reporters,
+            progress=progress,
+            **changes,
+        )
+    )
+
+
+def training_steps(
+    cfg: DictConfig,
+    train_data: TabularDataset,
+    val_data: TabularDataset | None,
+    test_data: TabularDataset | None = None,
+    *,
+    tracker: Tracker,
+    reporters: Sequence[Reporter] = (),
+    progress: bool = True,
+    **changes: Any,
+) -> Steps[TrainingReport]:
+    """Train ``cfg.model`` on rows that are prepared already, and stop at its fit.
 
     Args:
         cfg: The configuration of the training.
@@ -64,24 +103,35 @@ def fit_model(
         key: changes[key] if key in changes else cfg[key]
         for key in ("experiment_name", "run_name", "model_path", "seed")
     }
-    return model.train(
-        train_data=train_data,
-        val_data=val_data,
-        test_data=test_data,
-        save_model=cfg.save_model,
-        threshold=cfg.threshold,
-        tracking=tracker,
-        # How a sweep went about it does not belong to what makes the model.
-        config={key: value for key, value in plain(cfg).items() if key != "sweep"},
-        storage_options=storage_options(cfg),
-        reporters=reporters,
-        progress=progress,
-        **settings,
-        **(plain(cfg.get("training")) or {}),
+    return (
+        yield from model.steps_of_training(
+            train_data=train_data,
+            val_data=val_data,
+            test_data=test_data,
+            save_model=cfg.save_model,
+            threshold=cfg.threshold,
+            tracking=tracker,
+            # How a sweep went about it does not belong to what makes the model.
+            config={key: value for key, value in plain(cfg).items() if key != "sweep"},
+            storage_options=storage_options(cfg),
+            reporters=reporters,
+            progress=progress,
+            **settings,
+            **(plain(cfg.get("training")) or {}),
+        )
     )
 
 
 def cross_validate(
+    cfg: DictConfig, folds: Sequence[Fold | Prepared], *, tracker: Tracker, tracked: Run
+) -> dict[str, float]:
+    """Train a configuration on each fold; see `cross_validation_steps`."""
+    from ml_project_template.models._steps import run_steps
+
+    return run_steps(cross_validation_steps(cfg, folds, tracker=tracker, tracked=tracked))
+
+
+def cross_validation_steps(
     cfg: DictConfig,
     folds: Sequence[Fold | Prepared],
     *,
@@ -89,7 +139,8 @@ def cross_validate(
     tracked: Run,
     seeds: Sequence[int] = (),
     progress: Callable[[int, int, Mapping[str, float]], None] | None = None,
-) -> dict[str, float]:
+    together: int = _TOGETHER,
+) -> Steps[dict[str, float]]:
     """Train a configuration on each fold, in a run of its own below a run.
 
     Args:
@@ -100,39 +151,56 @@ def cross_validate(
         seeds: Train each fold with each of these; none takes ``cfg.seed``.
         progress: Called after each training with how many are done, how many there are, and the
             means of the metrics so far.
+        together: How many fits may be run in one go.
+
+    Yields:
+        The fits.
 
     Returns:
         ``cv_<name>`` and ``cv_<name>_std`` for each metric ``val_<name>``.
     """
+    from ml_project_template.models._steps import steps_together
     from ml_project_template.training.cross_validation import summarize_folds
 
     parts = list(itertools.product(enumerate(folds, start=1), seeds or [cfg.seed]))
     found: list[dict[str, float]] = []
-    for (number, fold), seed in parts:
-        tags = {"fold": number, **({"seed": seed} if seeds else {})}
-        name = " ".join(f"{key} {value}" for key, value in tags.items())
-        report = fit_model(
-            cfg,
-            fold.train,
-            fold.val,
-            tracker=tracker.below(tracked, tags=tags, log_plots=False, log_models=False),
-            run_name=name,
-            model_path=None,
-            seed=seed,
-            progress=False,
-        )
-        found.append(report.metrics)
-        keys = [key for key in ("val_loss", "val_accuracy") if key in report.metrics]
-        shown = ", ".join(f"{key} {report.metrics[key]:.4g}" for key in keys)
-        log.info("%s (%d of %d): %s", name, len(found), len(parts), shown)
-        if progress is not None:
-            means = {
-                name: sum(metrics[name] for metrics in found) / len(found)
-                for name in report.metrics
-                if all(name in metrics for metrics in found)
-            }
-            progress(len(found), len(parts), means)
+    for start in range(0, len(parts), together):
+        chunk = parts[start : start + together]
+        names, trainings = [], []
+        for (number, fold), seed in chunk:
+            tags = {"fold": number, **({"seed": seed} if seeds else {})}
+            names.append(" ".join(f"{key} {value}" for key, value in tags.items()))
+            trainings.append(
+                training_steps(
+                    cfg,
+                    fold.train,
+                    fold.val,
+                    tracker=tracker.below(tracked, tags=tags, log_plots=False, log_models=False),
+                    run_name=names[-1],
+                    model_path=None,
+                    seed=seed,
+                    progress=False,
+                )
+            )
+        reports = yield from steps_together(trainings)
+        for name, report in zip(names, reports, strict=True):
+            if isinstance(report, BaseException):
+                raise report
+            found.append(report.metrics)
+            keys = [key for key in ("val_loss", "val_accuracy") if key in report.metrics]
+            shown = ", ".join(f"{key} {report.metrics[key]:.4g}" for key in keys)
+            log.info("%s (%d of %d): %s", name, len(found), len(parts), shown)
+            if progress is not None:
+                progress(len(found), len(parts), _means(found))
     return summarize_folds(found)
+
+
+def _means(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {
+        name: sum(metrics[name] for metrics in found) / len(found)
+        for name in found[-1]
+        if all(name in metrics for metrics in found)
+    }
 
 
 def make_tracker(cfg: DictConfig) -> Tracker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +13,22 @@ from typing import TYPE_CHECKING, Any
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.utils import run_job, setup_globals
+from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from entrypoints._job import JobScene, open_job, task_config
 from entrypoints._problems import argument_problems
 from entrypoints._shell import hide_secrets, plain
-from entrypoints._training import cross_validate, fit_model, make_tracker, metric_of
+from entrypoints._training import (
+    cross_validation_steps,
+    make_tracker,
+    metric_of,
+    training_steps,
+)
 from entrypoints.preprocess import preprocess, preprocess_folds
 from ml_project_template.errors import ConfigError
+from ml_project_template.models._steps import Steps, run_steps, steps_together
 from ml_project_template.runs import OpenRun, Run
 from ml_project_template.sweeps.space import override_text, quoted
 from ml_project_template.sweeps.worker import Pruned, TrialContext
@@ -89,10 +96,7 @@ class Recipe:
 
 def trial_config(cfg: DictConfig) -> DictConfig:
     """Take Hydra's own part out of a job's configuration."""
-    task = copy.deepcopy(cfg)
-    with open_dict(task):
-        del task["hydra"]
-    return task
+    return task_config(cfg)
 
 
 def group_choices(cfg: DictConfig) -> list[tuple[str, str]]:
@@ -114,6 +118,7 @@ class TrialRunner:
         log_models: Whether each run gets a copy of its model.
         keep_models: Whether each trial writes a model directory.
         seeds: A trial is the mean over trainings with each of these; none trains it once.
+        together: How many fits may be run in one go.
     """
 
     recipe: Recipe
@@ -124,34 +129,39 @@ class TrialRunner:
     log_models: bool
     keep_models: bool
     seeds: tuple[int, ...] = ()
+    together: int = 1
     # What was prepared before in this process: a trial seldom changes the data.
     _cache: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __call__(self, trial: TrialContext) -> None:
         """Run a trial as a job: with a folder, a log and a configuration of its own."""
+        run_steps(self._steps(trial))
+
+    def run_together(self, trials: Sequence[TrialContext]) -> None:
+        """Run several trials: each as a job of its own, and their fits in one go where they can be.
+
+        Args:
+            trials: The trials. Each is told how it ends; see `TrialContext.ending`.
+        """
+        steps = [self._ending_steps(trial) for trial in trials]
+        run_steps(steps_together(steps, [JobScene() for _ in trials]))
+
+    def _ending_steps(self, trial: TrialContext) -> Steps[None]:
+        with trial.ending():
+            yield from self._steps(trial)
+
+    def _steps(self, trial: TrialContext) -> Steps[None]:
         setup_globals()
         remember_git_state()
         cfg, own = self.recipe.config(trial.params, trial.number)
         _take_free_folder(cfg)
-        caught: list[Exception] = []
-
-        def task(job: DictConfig) -> None:
+        with open_job(cfg, self.context, self._train) as job:
             hide_secrets(job)
             try:
-                self._train(job, trial, own)
-            except Exception as error:
+                yield from self._train(job, trial, own)
+            except Exception:
                 logging.getLogger(__name__).exception("trial %d failed", trial.number)
-                caught.append(error)
-
-        run_job(
-            hydra_context=self.context,
-            task_function=task,
-            config=cfg,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-        )
-        if caught:
-            raise caught[0]
+                raise
 
     def job_overrides(self, trial: TrialContext) -> list[str]:
         """Write a trial as overrides, for a launcher that composes and runs the job by itself."""
@@ -175,7 +185,7 @@ class TrialRunner:
             f"hydra.sweep.subdir={quoted(str(trial.number))}",
         ]
 
-    def _train(self, cfg: DictConfig, trial: TrialContext, own: list[str]) -> None:
+    def _train(self, cfg: DictConfig, trial: TrialContext, own: list[str]) -> Steps[None]:
         output_dir = HydraConfig.get().runtime.output_dir
         trial.note(overrides=own, output_dir=output_dir)
         with open_dict(cfg):
@@ -199,7 +209,7 @@ class TrialRunner:
             if problems:
                 raise ConfigError("\n".join(problems))
             try:
-                metrics, model_path = self._fit(cfg, trial, tracker, tracked)
+                metrics, model_path = yield from self._fit(cfg, trial, tracker, tracked)
             except Pruned as pruned:
                 tracked.log_tags({STATE_TAG: "pruned", "pruned_at": pruned.step})
                 trial.prune()
@@ -211,10 +221,10 @@ class TrialRunner:
 
     def _fit(
         self, cfg: DictConfig, trial: TrialContext, tracker: Tracker, tracked: Run
-    ) -> tuple[dict[str, float], str | None]:
+    ) -> Steps[tuple[dict[str, float], str | None]]:
         if cfg.cv is None and not self.seeds:
             data = self._prepared(cfg)
-            report = fit_model(
+            report = yield from training_steps(
                 cfg,
                 data.train,
                 data.val,
@@ -228,13 +238,15 @@ class TrialRunner:
             if trial.prunes and done < total:
                 trial.report(done, {metric_of(name, cfg.cv): v for name, v in means.items()}, total)
 
-        metrics = cross_validate(
+        metrics = yield from cross_validation_steps(
             cfg,
             [self._prepared(cfg)] if cfg.cv is None else self._folds(cfg),
             tracker=make_tracker(cfg),
             tracked=tracked,
             seeds=self.seeds,
             progress=progress,
+            # One after the other where a trial may be given up between two of them.
+            together=1 if trial.prunes else self.together,
         )
         if cfg.cv is None:
             metrics = {name.replace("cv_", "val_", 1): v for name, v in metrics.items()}

@@ -12,6 +12,7 @@ from ml_project_template.errors import ConfigError, unknown
 from ml_project_template.sweeps.results import Direction, Objective
 from ml_project_template.sweeps.samplers import (
     GRID,
+    LEARNING_NOTHING,
     PRUNERS,
     SAMPLERS,
     make_pruner,
@@ -37,6 +38,7 @@ class SweepOptions:
     pruner_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     n_jobs: Annotated[int, Field(ge=0)] = 1
+    together: Literal["auto", False] | Annotated[int, Field(gt=0)] = "auto"
     max_failure_rate: Annotated[float, Field(ge=0, le=1)] = 0.0
     resume: bool = True
     study_name: Annotated[str, Field(pattern=r"^[\w][\w .=+-]*$", max_length=120)] | None = None
@@ -49,6 +51,11 @@ class SweepOptions:
     def is_grid(self) -> bool:
         """Whether every combination is tried, and none is drawn."""
         return self.sampler == GRID
+
+    @property
+    def learns(self) -> bool:
+        """Whether what is tried next depends on how others have done."""
+        return self.sampler not in (GRID, *LEARNING_NOTHING)
 
     @property
     def metrics(self) -> list[str]:

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import ProjectError
 from ml_project_template.sweeps import preload
@@ -28,11 +28,11 @@ from ml_project_template.utils.processes import ProcessId, this_process
 from ml_project_template.utils.signals import stopping_by_exception, was_stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from multiprocessing.context import ForkServerProcess
 
     from ml_project_template.sweeps.study import StudySettings
-    from ml_project_template.sweeps.worker import RunTrial
+    from ml_project_template.sweeps.worker import RunTrial, RunTrials
 
 __all__ = ["Pool", "Share", "shares", "start_imports", "visible_gpus"]
 
@@ -114,6 +114,8 @@ class Pool:
         n_jobs: How many.
         settings: What makes the study.
         run_trial: Runs a trial; sent to the workers.
+        run_trials: Runs several at once, as for `work`; None has them run one by one.
+        most: How many a worker runs at once, at most.
         log_directory: Where what they print goes, a file each.
     """
 
@@ -122,10 +124,13 @@ class Pool:
         n_jobs: int,
         settings: StudySettings,
         run_trial: RunTrial,
+        run_trials: RunTrials | None = None,
         *,
+        most: int = 1,
         log_directory: Path,
     ) -> None:
-        self._job = (settings, run_trial, this_process())
+        options = {"run_trials": run_trials, "most": most, "workers": n_jobs}
+        self._job = (settings, run_trial, options, this_process())
         self._logs = log_directory
         self._shares = shares(n_jobs, _cores(), visible_gpus())
         self._context = multiprocessing.get_context("forkserver")
@@ -202,7 +207,12 @@ class Pool:
 
 
 def _worker(
-    settings: StudySettings, run_trial: RunTrial, boss: ProcessId, share: Share, log: Path
+    settings: StudySettings,
+    run_trial: RunTrial,
+    options: Mapping[str, Any],
+    boss: ProcessId,
+    share: Share,
+    log: Path,
 ) -> None:
     """The life of a worker process."""
     # Ctrl-C reaches every process of a terminal; the one that watches over us passes it on.
@@ -214,7 +224,7 @@ def _worker(
 
     with _limited_to(share), stopping_by_exception():
         try:
-            work(SweepStudy(settings, boss=boss), run_trial)
+            work(SweepStudy(settings, boss=boss), run_trial, **options)
         except ProjectError as error:
             print(f"{_ERROR}{error}", flush=True)
             raise SystemExit(_WRONG) from None

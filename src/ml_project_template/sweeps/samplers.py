@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
 
-__all__ = ["GRID", "ONE_SEQUENCE", "PRUNERS", "SAMPLERS", "make_pruner", "make_sampler"]
+__all__ = [
+    "GRID",
+    "LEARNING_NOTHING",
+    "ONE_SEQUENCE",
+    "PRUNERS",
+    "SAMPLERS",
+    "make_pruner",
+    "make_sampler",
+]
 
 # No sampler of Optuna's: every combination is a trial of its own.
 GRID = "grid"
@@ -29,6 +37,9 @@ SAMPLERS: Mapping[str, str] = {
 
 # These take the next point of one sequence: another seed for each trial would make it another one.
 ONE_SEQUENCE = frozenset({"qmc"})
+
+# These draw without a look at how others have done.
+LEARNING_NOTHING = frozenset({"qmc", "random"})
 
 PRUNERS: Mapping[str, str] = {
     "none": "NopPruner",

@@ -205,9 +205,16 @@ class SweepStudy:
                     user_attrs={"slot": slot, "deaths": _deaths(slot, trials)},
                 )
                 trials = self._trials()
-            claim = self._take(trials)
+            waiting = next(trial for trial in trials if trial.state.name == "WAITING")
+            suspect = waiting.user_attrs.get("deaths", 0) > 0
+            if suspect and claims:
+                break
+            claim = self._take(waiting, trials)
             if claim is not None:
                 claims.append(claim)
+            # One that may have taken its process down must not take others with it.
+            if suspect:
+                break
             trials = self._trials()
         return claims
 
@@ -340,9 +347,8 @@ class SweepStudy:
     def _trials(self) -> list[FrozenTrial]:
         return self.optuna.get_trials(deepcopy=False)
 
-    def _take(self, trials: list[FrozenTrial]) -> Claim | None:
+    def _take(self, waiting: FrozenTrial, trials: list[FrozenTrial]) -> Claim | None:
         """Take the first trial that waits; None if it is one that can't be run."""
-        waiting = next(trial for trial in trials if trial.state.name == "WAITING")
         slot = waiting.user_attrs.get("slot")
         if slot is None:
             # Somebody put a point of their own into the queue. Of a grid it is no part.

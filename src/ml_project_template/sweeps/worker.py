@@ -6,7 +6,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from ml_project_template.errors import SweepError, unknown
@@ -14,7 +15,7 @@ from ml_project_template.sweeps.study import Claim, SupersededError, SweepStudy
 from ml_project_template.utils.secrets import find_secrets, redact
 from ml_project_template.utils.signals import was_stopped
 
-__all__ = ["Pruned", "RunTrial", "TrialContext", "work"]
+__all__ = ["Pruned", "RunTrial", "RunTrials", "TrialContext", "work"]
 
 _logger = logging.getLogger(__name__)
 
@@ -118,11 +119,44 @@ class TrialContext:
         self._study.fail(self._claim, text, **self._facts)
         self.ended = True
 
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Run the trial in a block, and see to it that it has an end.
+
+        An error fails the trial and goes no further. Who is asked to stop gives the trial back.
+        """
+        try:
+            yield
+            assert self.ended, "a trial must be completed, pruned or failed"
+        except SupersededError as error:
+            _logger.warning("%s", error)
+        except BaseException as error:
+            stopped = was_stopped(error)
+            _logger.debug("trial %d ended by an error", self.number, exc_info=True)
+            try:
+                if stopped and not self.ended:
+                    self._study.give_back(self._claim)
+                elif not self.ended:
+                    self.fail(error)
+            except SupersededError as superseded:
+                _logger.warning("%s", superseded)
+            # `sys.exit` in a model's code is the end of its trial, not of the sweep.
+            if stopped or not isinstance(error, Exception | SystemExit):
+                raise
+
 
 RunTrial = Callable[[TrialContext], None]
+RunTrials = Callable[[Sequence[TrialContext]], None]
 
 
-def work(study: SweepStudy, run_trial: RunTrial) -> int:
+def work(
+    study: SweepStudy,
+    run_trial: RunTrial,
+    run_trials: RunTrials | None = None,
+    *,
+    most: int = 1,
+    workers: int = 1,
+) -> int:
     """Run trials until the study has all of its own.
 
     An error in a trial ends that trial alone. While others still run trials of the study, this
@@ -131,6 +165,9 @@ def work(study: SweepStudy, run_trial: RunTrial) -> int:
     Args:
         study: The study.
         run_trial: Runs a trial. It calls ``complete`` or ``prune`` of its context, or raises.
+        run_trials: Runs several at once, each in its ``ending``.
+        most: How many it is given at most.
+        workers: How many processes share the work.
 
     Returns:
         How many trials were run here.
@@ -140,33 +177,20 @@ def work(study: SweepStudy, run_trial: RunTrial) -> int:
     """
     done = 0
     while True:
-        claim = study.claim()
-        if claim is None:
+        claims = study.claim_some(1 if run_trials is None else most, workers=workers)
+        if not claims:
             if study.is_done():
                 return done
             time.sleep(_POLL_SECONDS)
             continue
-        context = TrialContext(study, claim)
-        try:
-            with study.alive([claim]):
-                run_trial(context)
-            assert context.ended, "a trial must be completed, pruned or failed"
-        except SupersededError as error:
-            _logger.warning("%s", error)
-        except BaseException as error:
-            stopped = was_stopped(error)
-            _logger.debug("trial %d ended by an error", claim.number, exc_info=True)
-            try:
-                if stopped and not context.ended:
-                    study.give_back(claim)
-                elif not context.ended:
-                    context.fail(error)
-            except SupersededError as superseded:
-                _logger.warning("%s", superseded)
-            # `sys.exit` in a model's code is the end of its trial, not of the sweep.
-            if stopped or not isinstance(error, Exception | SystemExit):
-                raise
-        done += 1
+        trials = [TrialContext(study, claim) for claim in claims]
+        with study.alive(claims):
+            if run_trials is not None and len(trials) > 1:
+                run_trials(trials)
+            else:
+                with trials[0].ending():
+                    run_trial(trials[0])
+        done += len(trials)
 
 
 def _plain(facts: Mapping[str, Any]) -> dict[str, Any]:
