@@ -36,7 +36,8 @@ class DenseStack:
     """Networks of one shape, each parameter of all of them in one piece of one flat tensor.
 
     Args:
-        chains: The networks, whose weights are copied.
+        chains: The networks.
+        state: The ``state`` that the stack begins with; None copies the weights of the networks.
 
     Attributes:
         parameters: All parameters of all networks, of one dimension.
@@ -45,21 +46,22 @@ class DenseStack:
         owner: For each number in ``parameters`` the index of its network.
     """
 
-    def __init__(self, chains: Sequence[Chain]) -> None:
+    def __init__(self, chains: Sequence[Chain], state: torch.Tensor | None = None) -> None:
         self.chains = list(chains)
-        sources = [_tensors(chain) for chain in chains]
-        n_networks = len(chains)
-        self._shapes = [tensor.shape for tensor in (*sources[0][0], *sources[0][1])]
-        sizes = [n_networks * shape.numel() for shape in self._shapes]
-        n_parameters = sum(sizes[: len(sources[0][0])])
-        self.state = torch.empty(sum(sizes))
+        parameters, statistics = _tensors(chains[0])
+        self._shapes = [tensor.shape for tensor in (*parameters, *statistics)]
+        sizes = [len(chains) * shape.numel() for shape in self._shapes]
+        n_parameters = sum(sizes[: len(parameters)])
+        self.state = torch.empty(sum(sizes)) if state is None else state
         self.parameters = self.state[:n_parameters]
         self.gradients = torch.zeros(n_parameters)
         self._values = self.views(self.state)
         self._gradients = self.views(self.gradients)
-        for index, (parameters, statistics) in enumerate(sources):
-            for mine, theirs in zip(self._values, (*parameters, *statistics), strict=True):
-                mine[index].copy_(theirs)
+        if state is None:
+            for index, chain in enumerate(chains):
+                parameters, statistics = _tensors(chain)
+                for mine, theirs in zip(self._values, (*parameters, *statistics), strict=True):
+                    mine[index].copy_(theirs)
         self.owner = self._owner(n_parameters)
 
     def __len__(self) -> int:
@@ -90,9 +92,8 @@ class DenseStack:
 
     def select(self, indices: Sequence[int]) -> DenseStack:
         """Make a stack of some of the networks, as they are now."""
-        selected = DenseStack([self.chains[index] for index in indices])
-        torch.index_select(self.state, 0, self.places(indices), out=selected.state)
-        return selected
+        state = self.state.index_select(0, self.places(indices))
+        return DenseStack([self.chains[index] for index in indices], state)
 
     def write_back(self, index: int, flat: torch.Tensor, n_steps: int) -> None:
         """Give a network its weights.
@@ -482,11 +483,13 @@ class _Dropout:
             for mask, dropout, generator in zip(masks, dropouts, generators, strict=True)
             if dropout
         ]
+        factors = torch.tensor([1 / (1 - dropout) for dropout in dropouts])
+        self._factors = factors[:, None, None] if len(shape) == 3 else factors
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
         for mask, kept, generator in self._draws:
-            mask.bernoulli_(kept, generator=generator).div_(kept)
-        return X * self._mask
+            mask.bernoulli_(kept, generator=generator)
+        return X * self._mask.mul_(self._factors)
 
     def backward(self, gradient: torch.Tensor) -> torch.Tensor:
         return gradient.mul_(self._mask)
