@@ -301,7 +301,7 @@ def test_its_config_builds_the_same_object(name: str, trained: Trained) -> None:
     assert config["name"] == name
     rebuilt = type(trained.model)(**config["params"])
     assert rebuilt.get_params() == trained.model.get_params()
-    assert config["params"].keys().isdisjoint({"accelerator", "precision"})
+    assert config["params"].keys().isdisjoint({"accelerator", "devices", "precision"})
 
 
 @every_model

@@ -34,9 +34,10 @@ if TYPE_CHECKING:
     from ml_project_template.training.loop import FitJob
     from ml_project_template.training.reporting import Reporter
 
-__all__ = ["Accelerator", "Levels", "NetworkModel", "Precision", "Width"]
+__all__ = ["Accelerator", "Devices", "Levels", "NetworkModel", "Precision", "Width"]
 
 Width = Annotated[int, Field(gt=0)]
+Devices = Annotated[int, Field(ge=1, le=64)]
 Levels = Annotated[int, Field(ge=0, le=MAX_LEVELS)]
 Accelerator = Literal["auto", "cpu", "cuda", "gpu", "mps", "tpu"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -77,6 +78,7 @@ class NetworkModel(BaseModel):
         frequency_width: Of a periodic embedding.
         bins: Of a piecewise linear encoding.
         accelerator: Where it runs.
+        devices: On how many devices of this machine it is fitted, a process for each.
         precision: Of the arithmetic of the fit.
 
     Raises:
@@ -100,6 +102,7 @@ class NetworkModel(BaseModel):
         frequency_width: int,
         bins: int,
         accelerator: Accelerator,
+        devices: int,
         precision: Precision,
     ) -> None:
         super().__init__()
@@ -123,7 +126,7 @@ class NetworkModel(BaseModel):
 
         from ml_project_template.training.fabric import make_fabric
 
-        self.fabric = make_fabric(accelerator, precision)
+        self.fabric = make_fabric(accelerator, precision, devices)
 
     @abstractmethod
     def _make_module(self) -> torch.nn.Module:

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from ml_project_template.models._encoding import NumericEmbedding
-from ml_project_template.models._network import Accelerator, Levels, NetworkModel, Precision, Width
+from ml_project_template.models._network import (
+    Accelerator,
+    Devices,
+    Levels,
+    NetworkModel,
+    Precision,
+    Width,
+)
 from ml_project_template.models._onnx import ScoreGraph, tabm_graph
 
 if TYPE_CHECKING:
@@ -43,6 +50,8 @@ class TabMModel(NetworkModel):
         bins: Of a piecewise linear encoding, for each number.
         accelerator: Where it runs: ``auto``, ``cpu``, ``cuda`` or ``mps``. No part of a saved
             model.
+        devices: On how many devices of this machine it is fitted; on the CPU processes. No part of
+            a saved model.
         precision: Of the arithmetic of the fit; the weights are float32 in each of them. No part of
             a saved model.
 
@@ -73,6 +82,7 @@ class TabMModel(NetworkModel):
         frequency_width: Width = 16,
         bins: Width = 16,
         accelerator: Accelerator = "auto",
+        devices: Devices = 1,
         precision: Precision = "32-true",
     ) -> None:
         super().__init__(
@@ -85,6 +95,7 @@ class TabMModel(NetworkModel):
             frequency_width=frequency_width,
             bins=bins,
             accelerator=accelerator,
+            devices=devices,
             precision=precision,
         )
         self.variant = variant

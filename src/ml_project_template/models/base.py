@@ -148,7 +148,7 @@ class BaseModel(ABC):
     seed_matters: ClassVar[bool] = True
     """Whether another seed gives another model, with the constructor's defaults."""
 
-    _runtime_params: ClassVar[frozenset[str]] = frozenset({"accelerator", "precision"})
+    _runtime_params: ClassVar[frozenset[str]] = frozenset({"accelerator", "devices", "precision"})
     """Constructor arguments that say where a model runs: no part of ``config.json``."""
 
     preprocessor: Preprocessor | None = None

@@ -12,18 +12,19 @@ __all__ = ["Precision", "make_fabric"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
-def make_fabric(accelerator: str, precision: Precision) -> Fabric:
-    """Make a Fabric for one device.
+def make_fabric(accelerator: str, precision: Precision, devices: int = 1) -> Fabric:
+    """Make a Fabric.
 
     Args:
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: Of the arithmetic; the weights are float32 in each of them.
+        devices: How many devices of this machine; on the CPU processes.
 
     Returns:
-        A Fabric on that device.
+        A Fabric on that device; on several it has a process for each to launch.
 
     Raises:
-        ConfigError: The machine has no such accelerator.
+        ConfigError: The machine has no such accelerator, or not as many.
     """
     # Imported here: it takes a second, and only models on torch need it.
     from ml_project_template.training.lean_imports import import_fabric
@@ -35,10 +36,16 @@ def make_fabric(accelerator: str, precision: Precision) -> Fabric:
     from ml_project_template.errors import ConfigError
 
     try:
-        return Fabric(accelerator=accelerator, devices=1, precision=precision)
+        return Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            # Not by running the command anew, as the usual strategy does: that is a sweep, too.
+            strategy="auto" if devices == 1 else "ddp_spawn",
+            precision=precision,
+        )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(
-            f"model.accelerator={accelerator} can't be used with precision {precision} here: "
-            f"{reason}"
+            f"model.accelerator={accelerator} can't be used with precision {precision} and "
+            f"{devices} device(s) here: {reason}"
         ) from error

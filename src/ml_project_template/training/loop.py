@@ -15,6 +15,12 @@ import torch
 from ml_project_template.training.batches import Batches, is_streamed
 from ml_project_template.training.best_weights import BestWeights
 from ml_project_template.training.dense_fit import dense_job, fit_dense
+from ml_project_template.training.distributed import (
+    fit_distributed,
+    is_distributed,
+    loss_weight,
+    share_of,
+)
 from ml_project_template.training.fused_optimizers import FusedOptimizer
 from ml_project_template.training.jobs import (
     Course,
@@ -69,6 +75,8 @@ def fit(fabric: Fabric, job: FitJob) -> FitResult:
         DivergenceError: A loss is no longer a finite number.
         Exception: What the reporter raises, but for ``StopTraining``.
     """
+    if is_distributed(fabric):
+        return fit_distributed(fabric, job, _fit_module)
     with intra_op_threads(multiply_adds(job.module, min(job.batch_size, len(job.train[0])))):
         dense = dense_job(fabric, job)
         _tell([job], "by autograd" if dense is None else "with its derivatives written out")
@@ -90,7 +98,7 @@ def stack_key(fabric: Fabric, job: FitJob) -> Hashable | None:
     Returns:
         What jobs must have in common; None if this one can only be trained by itself.
     """
-    dense = dense_job(fabric, job)
+    dense = None if is_distributed(fabric) else dense_job(fabric, job)
     return None if dense is None else dense.key
 
 
@@ -188,7 +196,7 @@ def _fit_module(fabric: Fabric, job: FitJob) -> FitResult:
     best = BestWeights(module) if course.keeps_best else None
     devices = [fabric.device.index] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(job.dropout_seed)
+        torch.manual_seed(job.dropout_seed + fabric.global_rank)
         while not course.ended:
             course.epoch += 1
             metrics = {"train_loss": stepper.train_epoch(batches)}
@@ -230,6 +238,7 @@ class _Stepper:
         self._job = job
         self._fused: FusedOptimizer | None = None
         self._optimizer: torch.optim.Optimizer | None = None
+        self._is_distributed = fabric.world_size > 1
         precision = fabric.strategy.precision
         scales = getattr(precision, "scaler", None) is not None
         settings = job.optimizer
@@ -277,21 +286,35 @@ class _Stepper:
         Returns:
             The mean loss.
         """
-        job, module, backward = self._job, self.module, self._backward
+        job, backward = self._job, self._backward
         optimizer = self._wrapped_optimizer if self._fused is None else self._fused
-        module.train()
+        self.module.train()
         total = torch.zeros((), device=self._fabric.device)
         n_rows = 0
         for X, y in batches:
             optimizer.zero_grad()
-            loss = job.loss_function(module(X), y)
+            loss = self._loss(X, y)
             backward(loss)
             if job.gradient_clip_norm is not None:
                 self._clip(job.gradient_clip_norm)
             optimizer.step()
             total.add_(loss.detach(), alpha=len(X))
             n_rows += len(X)
+        if self._is_distributed:
+            total = self._fabric.all_reduce(total, reduce_op="mean")  # type: ignore[assignment]
         return float(total) / n_rows
+
+    def _loss(self, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Compute the loss of a batch; of several devices the mean of theirs is that."""
+        loss_function = self._job.loss_function
+        if not self._is_distributed:
+            return loss_function(self.module(X), y)
+        share = share_of(self._fabric, len(X))
+        # Gradients are exchanged by all: who has no row takes one that weighs nothing.
+        weight = loss_weight(loss_function, y[share]) / loss_weight(loss_function, y)
+        share = share if share.start < share.stop else slice(0, 1)
+        loss = loss_function(self.module(X[share]), y[share])
+        return loss * (weight * self._fabric.world_size)
 
     def _clip(self, norm: float) -> None:
         if self._fused is not None:

@@ -61,3 +61,19 @@ class MemberLoss(nn.Module):
             outputs = outputs.flatten(0, 1)
         loss: torch.Tensor = self.loss(outputs, y)
         return loss
+
+    def weight_of(self, y: torch.Tensor) -> torch.Tensor:
+        """Say what the mean loss of some rows weighs beside that of others.
+
+        Args:
+            y: Targets of shape ``(n_samples, ...)``.
+
+        Returns:
+            A tensor of one number: how many rows there are, or the sum of the weights of their
+            classes, which the cross entropy divides by.
+        """
+        weights = getattr(self.loss, "weight", None)
+        if weights is None:
+            return torch.as_tensor(float(len(y)), device=y.device)
+        total: torch.Tensor = weights[y].sum()
+        return total
