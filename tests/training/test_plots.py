@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,11 +126,16 @@ def test_names_in_any_script_and_with_dollar_signs_are_drawn() -> None:
 
 def test_a_figure_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
     figure = feature_importance(["a", "b"], [0.4, 0.6])
-    drawn = []
     draw = Figure.draw
-    monkeypatch.setattr(Figure, "draw", lambda *args: (drawn.append(args), draw(*args)))
+    counts: Counter[Figure] = Counter()
+
+    def counted(self: Figure, *arguments: Any) -> None:
+        counts[self] += 1
+        draw(self, *arguments)
+
+    monkeypatch.setattr(Figure, "draw", counted)
     _size(figure)
-    assert len(drawn) == 1
+    assert counts == {figure: 1}
 
 
 @pytest.mark.parametrize("largest", [1e-5, 0.9, 123456.7, 1e9])
@@ -139,7 +146,8 @@ def test_numbers_of_any_size_have_the_room_they_take(largest: float) -> None:
     figure = loss_curve(history)
     assert figure.get_layout_engine() is None
     _size(figure)
-    renderer = FigureCanvasAgg(figure).get_renderer()
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
     drawn = figure.axes[0].get_tightbbox(renderer)
     assert drawn is not None
     width, height = figure.bbox.size

@@ -61,6 +61,34 @@ def test_what_was_made_so_far_is_left_alone_in_a_command_only(command: str, sett
     assert done.stdout.strip() == str(settled)
 
 
+@pytest.mark.parametrize(("command", "frozen"), [("collect_rarely()", True), ("", False)])
+def test_an_import_is_not_collected_in_and_left_alone_in_a_command(
+    command: str, frozen: bool
+) -> None:
+    code = (
+        "import gc\n"
+        "from ml_project_template.utils.collecting import collect_rarely, importing\n"
+        f"{command}\n"
+        "with importing():\n    print(gc.isenabled())\n"
+        "print(gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True", str(frozen)]
+
+
+def test_the_first_fit_of_a_command_leaves_what_was_imported_alone_and_later_ones_do_not() -> None:
+    code = (
+        "import gc\n"
+        "from ml_project_template.utils.collecting import collect_rarely, collecting_as_usual\n"
+        "collect_rarely()\n"
+        "for _ in range(2):\n"
+        "    with collecting_as_usual():\n        print(gc.get_freeze_count() > 0)\n"
+        "    gc.unfreeze()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
 def test_a_command_collects_rarely_but_for_its_fit_and_not_at_its_end() -> None:
     code = (
         "import atexit, gc\n"

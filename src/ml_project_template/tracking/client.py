@@ -24,6 +24,7 @@ from ml_project_template.tracking_address import (
     sqlite_path,
     tracking_uri,
 )
+from ml_project_template.utils.collecting import importing
 from ml_project_template.utils.secrets import find_secrets, public_url, redact
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ _REFUSALS = frozenset(
     {"INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"}
 )
 
+_DATABASE_STORE = "mlflow.store.tracking.sqlalchemy_store"
+
 _import_lock = threading.Lock()
 _transfer_lock = threading.RLock()
 _transferring = threading.Event()
@@ -85,7 +88,7 @@ _transferring = threading.Event()
 def warm_up() -> None:
     """Import what a run on a database needs, without opening one."""
     import_mlflow()
-    importlib.import_module("mlflow.store.tracking.sqlalchemy_store")
+    importlib.import_module(_DATABASE_STORE)
 
 
 def import_mlflow() -> None:
@@ -94,7 +97,7 @@ def import_mlflow() -> None:
         os.environ.setdefault(name, value)
     if "mlflow.pyfunc" in sys.modules:
         return
-    with _import_lock, warnings.catch_warnings():
+    with _import_lock, importing(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # The client alone, which a server fetches models with, comes without pandas.
         alone = importlib.util.find_spec("pandas") is None
@@ -107,6 +110,9 @@ def open_client(uri: str) -> MlflowClient:
 
     path = sqlite_path(uri)
     if path is not None:
+        if _DATABASE_STORE not in sys.modules:
+            with importing():
+                importlib.import_module(_DATABASE_STORE)
         build_once(path, _build_tables)
     return MlflowClient(uri, registry_uri=uri)
 

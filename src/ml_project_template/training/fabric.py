@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from typing import TYPE_CHECKING, Literal
+
+from ml_project_template.utils.collecting import importing
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -27,9 +31,9 @@ def make_fabric(accelerator: str, precision: Precision, devices: int = 1) -> Fab
         ConfigError: The machine has no such accelerator, or not as many.
     """
     # Imported here: it takes a second, and only models on torch need it.
-    from ml_project_template.training.lean_imports import import_fabric
-
-    import_fabric()
+    if "lightning.fabric" not in sys.modules:
+        with importing():
+            importlib.import_module("ml_project_template.training.lean_imports").import_fabric()
     from lightning.fabric import Fabric
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 

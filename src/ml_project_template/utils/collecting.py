@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["collect_rarely", "collecting_as_usual", "settle", "uncollected"]
+__all__ = ["collect_rarely", "collecting_as_usual", "importing", "settle", "uncollected"]
 
 # New objects before the collector looks at them; Python's own number is some hundred.
 _RARELY = 50_000
 
 _usual = gc.get_threshold()
+_settled_for_a_fit = False
 
 
 def collect_rarely() -> None:
@@ -32,16 +33,37 @@ def collect_rarely() -> None:
 def settle() -> None:
     """In the process of a command, keep the collector from what was made so far.
 
-    To be called before the import of something large that can't be left alone itself; elsewhere,
-    in a program whose objects are not ours, it does nothing.
+    Garbage that is not collected yet stays, too: to be called now and then, not for each of many
+    trials. Elsewhere, in a program whose objects are not ours, it does nothing.
     """
     if gc.get_threshold()[0] == _RARELY:
         _leave_alone()
 
 
 @contextmanager
+def importing() -> Iterator[None]:
+    """Import something large that was not imported before, without the collector.
+
+    In the process of a command it leaves alone what was imported.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        settle()
+        if was_enabled:
+            gc.enable()
+
+
+@contextmanager
 def collecting_as_usual() -> Iterator[None]:
     """Collect as Python does by itself, for a block that may make cycles of large objects."""
+    global _settled_for_a_fit
+    if not _settled_for_a_fit:
+        # All that was imported for the first fit would be looked through in its first steps.
+        settle()
+        _settled_for_a_fit = True
     present = gc.get_threshold()
     gc.set_threshold(*_usual)
     try:
