@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from ml_project_template.utils.collecting import importing
+
 if TYPE_CHECKING:
     from ml_project_template.data.base import BaseDataset
     from ml_project_template.data.folds import Fold, prepare_folds
@@ -55,7 +57,9 @@ _MODULES = {
 def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    with importing():
+        module = importlib.import_module(f"{__name__}.{_MODULES[name]}")
+    value: object = getattr(module, name)
     globals()[name] = value
     return value
 

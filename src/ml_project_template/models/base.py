@@ -12,6 +12,7 @@ import math
 import operator
 import os
 import platform
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -47,7 +48,7 @@ from ml_project_template.training.reporting import History, MultiReporter, Repor
 from ml_project_template.training.thresholds import Threshold, choose_threshold
 from ml_project_template.unsent import keep_model
 from ml_project_template.utils.arguments import check_arguments
-from ml_project_template.utils.collecting import collecting_as_usual
+from ml_project_template.utils.collecting import collecting_as_usual, importing
 from ml_project_template.utils.environment import environment_state
 from ml_project_template.utils.git import git_state
 from ml_project_template.utils.io import is_remote, read_json, write_json
@@ -1026,6 +1027,9 @@ class BaseModel(ABC):
         return {name: value for name, value in offered.items() if name in parameters}
 
     def _log_plots(self, run: Run, splits: Mapping[str, TabularDataset], history: History) -> None:
+        if "matplotlib.figure" not in sys.modules:
+            with importing():
+                importlib.import_module("ml_project_template.training.plots")
         from ml_project_template.training import plots
 
         figures = draw(self, splits, history)
