@@ -1,102 +1,137 @@
-"""How long a search for the network's settings takes, beside the ways there are without this one.
+"""How many trials a minute a search for the network's settings tries, beside the other ways.
 
-    python -m benchmarks.sweeps --trials 50
+    python -m benchmarks.sweeps
+    python -m benchmarks.sweeps --rounds 3 --trials 400 --json sweeps.json
 
 Each way trains the network on iris with the same search space, tracked by MLflow on SQLite, in a
-folder of its own; how many runs it has left is checked before its time counts. *As it comes* is the
-way as a user types it; *lean* leaves out the plots and the copy of each model, which a search of
-ours leaves out by itself, so that the same work is compared.
+folder of its own; how many runs it has left is checked before its time counts. A rate is that of
+the trials alone, from the first run's beginning to the last one's end; the seconds of a whole
+command, from the prompt to the prompt, stand beside it. A slow way runs fewer trials. Hydra's own
+ways leave out the plots and the copy of each model, which a search of ours leaves out by itself.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import sqlite3
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.harness import ROOT, Aim, Report, Samples, Way, compare, python
 
 LEAN = ("tracking.log_plots=false", "tracking.log_models=false")
+WIDTHS = ("[null,32,null]", "[null,64,64,null]", "[null,128,128,null]")
 SPACE = {
     "training.lr": "tag(log, interval(1e-4, 1e-1))",
     "training.weight_decay": "tag(log, interval(1e-6, 1e-2))",
     "training.batch_size": "choice(16, 32, 64)",
     "model.dropout": "interval(0.0, 0.5)",
-    "model.layer_dims": "choice([null,32,null], [null,64,64,null], [null,128,128,null])",
+    "model.layer_dims": f"choice({', '.join(WIDTHS)})",
 }
+
+TWO, SEQUENTIAL, ONE = "this, 2 workers", "this, 2 workers, one by one", "this, 1 worker"
+UNPRUNED, FOLDS = "this, 2 workers, nothing pruned", "this, 2 workers, 5 folds each"
+PLAIN, HYDRA = "Optuna by hand, one process", "Hydra's Optuna sweeper"
+PROCESSES = "a process for each trial"
 
 
 @dataclass(frozen=True)
-class Way:
+class Search:
     """A way to run a search.
 
     Attributes:
         name: What it is.
         run: Runs so many trials in a folder.
-        parents: How many runs it opens above those of the trials.
+        part: What part of the trials it runs: a slow one is measured by fewer.
+        above: How many runs it opens above those of the trials.
+        runs: How many runs each trial has: its own, and those below it.
     """
 
     name: str
     run: Callable[[Path, int], None]
-    parents: int = 0
+    part: float = 1.0
+    above: int = 0
+    runs: int = 1
+    # What its whole command has cost, in seconds, a round each.
+    seconds: list[float] = field(default_factory=list)
+
+    def count(self, trials: int) -> int:
+        """Say how many of so many trials it runs."""
+        return max(2, round(trials * self.part))
+
+    def measure(self, trials: int) -> float:
+        """Run it once.
+
+        Args:
+            trials: How many trials the quick ones run.
+
+        Returns:
+            Seconds for each trial.
+
+        Raises:
+            SystemExit: Not all of its runs have finished.
+        """
+        count = self.count(trials)
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            self.run(Path(folder), count)
+            self.seconds.append(time.perf_counter() - started)
+            database = Path(folder, "mlflow.db")
+            finished, span = _finished_runs(database)
+        wanted = count * self.runs + self.above
+        if finished != wanted:
+            raise SystemExit(f"{self.name}: {finished} finished runs instead of {wanted}")
+        return span / count
+
+
+def _finished_runs(database: Path) -> tuple[int, float]:
+    """Count the finished runs of a database, and tell the seconds that those of trials took."""
+    query = (
+        "SELECT start_time, end_time, EXISTS (SELECT 1 FROM tags WHERE tags.run_uuid = "
+        "runs.run_uuid AND tags.key = 'mlflow.parentRunId') FROM runs WHERE status = 'FINISHED'"
+    )
+    with closing(sqlite3.connect(database)) as connection:
+        runs = connection.execute(query).fetchall()
+    below = [run for run in runs if run[2]] or runs
+    span = max(end for _, end, _ in below) - min(start for start, _, _ in below)
+    return len(runs), span / 1000
 
 
 def _train(folder: Path, *arguments: str) -> None:
-    """Run the training command in a folder, quietly; what it printed is told if it fails."""
-    # Bytecode is written, as it is for every user: without it each process compiles its imports.
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(
-        [sys.executable, "-m", "entrypoints.train", *arguments],
-        cwd=folder,
-        env={**environment, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise SystemExit(f"{arguments}\n{done.stdout[-2000:]}")
+    python("-m", "entrypoints.train", *arguments, folder=folder)
 
 
-def _processes(*more: str) -> Callable[[Path, int], None]:
-    def run(folder: Path, trials: int) -> None:
-        draw = random.Random(0)
-        for _ in range(trials):
-            widths = draw.choice(["[null,32,null]", "[null,64,64,null]", "[null,128,128,null]"])
-            _train(
-                folder,
-                *("model=mlp", "data=iris", *more),
-                f"training.lr={10 ** draw.uniform(-4, -1)}",
-                f"training.weight_decay={10 ** draw.uniform(-6, -2)}",
-                f"training.batch_size={draw.choice([16, 32, 64])}",
-                f"model.dropout={draw.uniform(0, 0.5)}",
-                f"model.layer_dims={widths}",
-            )
-
-    return run
-
-
-def _hydra(*more: str) -> Callable[[Path, int], None]:
-    def run(folder: Path, trials: int) -> None:
-        space = [f"{key}={values}" for key, values in SPACE.items()]
+def _processes(folder: Path, trials: int) -> None:
+    draw = random.Random(0)
+    for _ in range(trials):
         _train(
             folder,
-            *("-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=tpe", "model=mlp", "data=iris"),
-            *("hydra.sweeper.sampler.seed=42", f"hydra.sweeper.n_trials={trials}", *space, *more),
+            *("model=mlp", "data=iris", *LEAN),
+            f"training.lr={10 ** draw.uniform(-4, -1)}",
+            f"training.weight_decay={10 ** draw.uniform(-6, -2)}",
+            f"training.batch_size={draw.choice([16, 32, 64])}",
+            f"model.dropout={draw.uniform(0, 0.5)}",
+            f"model.layer_dims={draw.choice(WIDTHS)}",
         )
 
-    return run
+
+def _hydra(folder: Path, trials: int) -> None:
+    space = [f"{key}={values}" for key, values in SPACE.items()]
+    _train(
+        folder,
+        *("-m", "hydra/sweeper=optuna", "hydra/sweeper/sampler=tpe", "model=mlp", "data=iris"),
+        *("hydra.sweeper.sampler.seed=42", f"hydra.sweeper.n_trials={trials}", *space, *LEAN),
+    )
+
+
+def _plain(folder: Path, trials: int) -> None:
+    python(str(ROOT / "benchmarks/peers/optuna_sweep.py"), str(trials), folder=folder)
 
 
 def _ours(*more: str) -> Callable[[Path, int], None]:
@@ -106,64 +141,82 @@ def _ours(*more: str) -> Callable[[Path, int], None]:
     return run
 
 
-WAYS = (
-    Way("this, 2 workers", _ours("sweep.n_jobs=2"), parents=1),
-    Way("this, 2 workers, nothing pruned", _ours("sweep.n_jobs=2", "sweep.pruner=none"), parents=1),
-    Way("this, 1 worker", _ours("sweep.n_jobs=1"), parents=1),
-    Way("Hydra's Optuna sweeper, lean", _hydra(*LEAN)),
-    Way("Hydra's Optuna sweeper, as it comes", _hydra()),
-    Way("a process for each trial, lean", _processes(*LEAN)),
-    Way("a process for each trial, as it comes", _processes()),
-)
+def searches() -> list[Search]:
+    """List the ways, the slowest at the end."""
+    two = "sweep.n_jobs=2"
+    return [
+        Search(TWO, _ours(two), above=1),
+        Search(UNPRUNED, _ours(two, "sweep.pruner=none"), above=1),
+        Search(SEQUENTIAL, _ours(two, "sweep.together=false"), above=1, part=0.5),
+        Search(ONE, _ours("sweep.n_jobs=1"), above=1, part=0.5),
+        # The last of its runs is that of the best settings, which are trained once more.
+        Search(FOLDS, _ours(two, "sweep.pruner=none", "cv=5"), above=2, part=0.1, runs=6),
+        Search(PLAIN, _plain, above=1, part=0.5),
+        Search(HYDRA, _hydra, part=0.1),
+        Search(PROCESSES, _processes, part=0.01),
+    ]
 
 
-def measure(way: Way, trials: int) -> float:
-    """Run a way once.
+def measure(
+    trials: int = 240, rounds: int = 1, ways: Sequence[Search] | None = None
+) -> list[Report]:
+    """Run the ways in turns.
 
     Args:
-        way: The way.
-        trials: How many trials.
+        trials: How many trials the quick ones run.
+        rounds: How often each is run.
+        ways: What is compared; None for all.
 
     Returns:
-        Seconds of wall time.
+        One table.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        started = time.perf_counter()
-        way.run(Path(folder), trials)
-        seconds = time.perf_counter() - started
-        query = "SELECT count(*) FROM runs WHERE status = 'FINISHED'"
-        with closing(sqlite3.connect(Path(folder, "mlflow.db"))) as database:
-            (finished,) = database.execute(query).fetchone()
-    if finished != trials + way.parents:
-        raise SystemExit(f"{way.name}: {finished} finished runs instead of {trials + way.parents}")
-    return seconds
+    chosen = list(searches() if ways is None else ways)
+    samples = compare(
+        [Way(way.name, lambda way=way: way.measure(trials)) for way in chosen],
+        rounds=rounds,
+        cost="wall",
+        warm_up=0,
+    )
+    report = Report(
+        "sweeps",
+        "Sweeps: a search on iris, every trial tracked (seconds: the whole command)",
+        ["way", "trials", "trials/min", "seconds", "times Optuna by hand"],
+        samples={"costs": samples.costs, "seconds": {way.name: way.seconds for way in chosen}},
+    )
+    names = [way.name for way in chosen]
+    for way in chosen:
+        ratio = samples.ratio(PLAIN, way.name) if PLAIN in names else float("nan")
+        seconds = sorted(way.seconds)[len(way.seconds) // 2]
+        rate = 60 / samples.median(way.name)
+        report.rows.append([way.name, way.count(trials), rate, seconds, ratio])
+    report.aims += _aims(samples, names)
+    return [report]
+
+
+def _aims(samples: Samples, names: Sequence[str]) -> list[Aim]:
+    found = []
+    if TWO in names and PLAIN in names:
+        ratio = samples.ratio(PLAIN, TWO)
+        found.append(Aim("2 workers: rate of Optuna by hand, times", ratio, 3, at_least=True))
+    if UNPRUNED in names and TWO in names:
+        rate = 60 / min(samples.median(TWO), samples.median(UNPRUNED))
+        found.append(Aim("2 workers: trials a minute", rate, 1000, at_least=True))
+    return found
 
 
 def main() -> None:
     """Run it from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=50)
-    parser.add_argument("--repeat", type=int, default=1, help="rounds; each runs every way once")
+    parser.add_argument("--trials", type=int, default=240, help="of the quick ways")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", default="", help="ways whose names hold this text")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     options = parser.parse_args()
-    ways = [way for way in WAYS if options.only in way.name]
-    # One short run first, so that bytecode and files are where they will be for all of them.
-    measure(WAYS[0], 2)
-    seconds: dict[str, list[float]] = {way.name: [] for way in ways}
-    for _ in range(options.repeat):
-        for way in ways:
-            seconds[way.name].append(measure(way, options.trials))
-            print(f"  {way.name}: {seconds[way.name][-1]:.1f} s", file=sys.stderr, flush=True)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    floor = next(iter(medians.values()))
-    width = max(map(len, medians))
-    print(f"{'':<{width}}{'seconds':>10}{'trials/min':>12}{'times this':>12}")
-    for name, value in medians.items():
-        rate = 60 * options.trials / value
-        print(f"{name:<{width}}{value:>10.1f}{rate:>12.0f}{value / floor:>12.1f}")
+    ways = [way for way in searches() if options.only in way.name]
+    (report,) = measure(options.trials, options.rounds, ways)
+    print(report)
     if options.json:
-        options.json.write_text(json.dumps({"trials": options.trials, "seconds": seconds}) + "\n")
+        options.json.write_text(json.dumps(report.to_dict(), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 from hydra._internal.execution_policy import execution_whitelist
 from hydra.core.hydra_config import HydraConfig
@@ -29,11 +30,13 @@ def task_config(cfg: DictConfig) -> DictConfig:
         cfg: The configuration of a job; it is left as it is.
     """
     # Hydra's part is the larger one: it is not copied first to be thrown away.
-    hidden = cfg._content.pop("hydra")
+    content = cfg._content
+    assert isinstance(content, dict)
+    hidden = content.pop("hydra")
     try:
         return copy.deepcopy(cfg)
     finally:
-        cfg._content["hydra"] = hidden
+        content["hydra"] = hidden
 
 
 @contextmanager
@@ -52,11 +55,11 @@ def open_job(
     """
     settings = HydraConfig.instance()
     before, directory = settings.cfg, Path.cwd()
+    handlers = list(logging.getLogger().handlers)
     with execution_whitelist(context.execution_whitelist, reset=True):
         try:
             settings.set_config(cfg)
-            hydra_cfg = settings.cfg
-            assert hydra_cfg is not None
+            hydra_cfg = cast(DictConfig, settings.cfg)
             output_dir = Path(str(cfg.hydra.sweep.dir), str(cfg.hydra.sweep.subdir)).absolute()
             for known in (cfg, hydra_cfg):
                 with read_write(known.hydra.runtime), open_dict(known.hydra.runtime):
@@ -76,9 +79,19 @@ def open_job(
             with env_override(hydra_cfg.hydra.job.env_set), _told(cfg, context, task_function):
                 yield task_cfg
         finally:
+            _close_log(kept=handlers)
             settings.cfg = before
             if Path.cwd() != directory:
                 os.chdir(directory)
+
+
+def _close_log(kept: Sequence[logging.Handler]) -> None:
+    """Close the files that the job has logged to; what shows lines on the console stays."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, logging.FileHandler) and handler not in kept:
+            root.removeHandler(handler)
+            handler.close()
 
 
 def _write_configuration(
@@ -96,7 +109,7 @@ def _write_configuration(
 @contextmanager
 def _told(cfg: DictConfig, context: HydraContext, task_function: TaskFunction) -> Iterator[None]:
     """Tell Hydra's callbacks of the beginning and the end of a job."""
-    hydra_cfg = HydraConfig.instance().cfg
+    hydra_cfg = cast(DictConfig, HydraConfig.instance().cfg)
     ret = JobReturn(
         overrides=list(cfg.hydra.overrides.task),
         cfg=task_config(cfg) if context.callbacks.callbacks else None,
@@ -161,5 +174,7 @@ class _Surroundings:
         """Have it so again."""
         root = logging.getLogger()
         root.handlers[:] = self._handlers
-        root.setLevel(self._level)
+        # Setting it, even to what it is, has every logger forget what it has worked out.
+        if root.level != self._level:
+            root.setLevel(self._level)
         HydraConfig.instance().cfg = self._hydra

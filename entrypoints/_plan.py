@@ -63,12 +63,6 @@ _DIVIDED = (
     "study_name",
     "together",
 )
-# Trials that a worker trains in one go, at most: more were seen to gain little more.
-_TOGETHER = 32
-# Of a search by a sampler that learns, this part at most is drawn before anything is known of it.
-_BLIND_PART = 8
-# Rows from which on one training uses the machine as well as many in one go.
-_MANY_ROWS = 50_000
 
 
 @dataclass(frozen=True)
@@ -106,27 +100,20 @@ class Plan:
     @property
     def together(self) -> int:
         """How many fits a worker may run in one go, those of folds and seeds among them."""
-        wanted = self.options.together
-        if wanted != "auto":
-            return int(wanted) or 1
-        return 1 if self.most_rows > _MANY_ROWS else _TOGETHER
+        return self.options.fits_together(self.most_rows)
 
     @property
     def trials_together(self) -> int:
         """How many trials a worker claims at once."""
         bases = self.recipe.bases.values()
-        if not all(can_stand_aside(base) for base in bases):
-            return 1
-        if not any(hasattr(model, "fit_job") for model in self.models):
+        stacked = any(hasattr(model, "fit_job") for model in self.models)
+        if not stacked or not all(can_stand_aside(base) for base in bases):
             return 1
         fits = 1
         if self.options.pruner == "none" or len(self.objectives) > 1:
             # Otherwise folds and seeds come one after the other.
             fits = max(base.cv or 1 for base in bases) * max(1, len(self.seeds))
-        most = max(1, self.together // fits)
-        if self.options.together != "auto" or not self.options.learns:
-            return most
-        return max(1, min(most, self.n_trials // (_BLIND_PART * max(1, self.options.n_jobs))))
+        return self.options.trials_together(self.most_rows, self.n_trials, fits)
 
     @property
     def n_trials(self) -> int:

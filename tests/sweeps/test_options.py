@@ -196,3 +196,36 @@ def test_a_sampler_for_one_metric_is_refused_with_two() -> None:
 
 def test_without_a_metric_there_is_nothing_to_compare_by() -> None:
     assert len(_problems(metric=[])) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "trials", "fits", "together"),
+    [
+        # Of fifty trials two workers know how most others have done when they ask for the next.
+        ({"sampler": "tpe", "n_jobs": 2}, 100, 50, 1, 3),
+        ({"sampler": "tpe", "n_jobs": 0}, 100, 50, 1, 6),
+        ({"sampler": "tpe", "n_jobs": 2}, 100, 240, 1, 15),
+        ({"sampler": "tpe", "n_jobs": 1}, 100, 5, 1, 1),
+        ({"sampler": "tpe", "n_jobs": 1}, 100, 10_000, 1, 32),
+        # These learn nothing.
+        ({"sampler": "grid", "n_jobs": 2}, 100, 50, 1, 32),
+        ({"sampler": "random"}, 100, 50, 1, 32),
+        # A trial may be many fits, which are together before trials are.
+        ({"sampler": "random"}, 100, 50, 5, 6),
+        ({"sampler": "random"}, 100, 50, 100, 1),
+        # One fit of many rows uses the machine by itself.
+        ({"sampler": "random"}, 1_000_000, 50, 1, 1),
+        ({"sampler": "tpe", "together": 20}, 1_000_000, 50, 1, 20),
+        ({"sampler": "random", "together": False}, 100, 50, 1, 1),
+    ],
+)
+def test_trials_are_trained_together_as_far_as_that_is_of_use(
+    settings: dict[str, Any], rows: int, trials: int, fits: int, together: int
+) -> None:
+    assert _read(**settings).trials_together(rows, trials, fits) == together
+
+
+@pytest.mark.parametrize("value", [True, -1, "all", 1.5])
+def test_how_many_are_trained_together_is_a_number_auto_or_false(value: Any) -> None:
+    (line,) = _problems(together=value)
+    assert line.startswith("sweep.together: must be ")

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import json
 import logging
+import os
 import pickle
 import signal
 import subprocess
@@ -747,7 +748,7 @@ def _writes(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         made[-1] = True
 
     monkeypatch.setattr(storage, "_locked_journal", note_write)
-    monkeypatch.setattr(storage.os, "fsync", note_wait)
+    monkeypatch.setattr(os, "fsync", note_wait)
     return made
 
 

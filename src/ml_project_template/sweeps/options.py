@@ -23,6 +23,13 @@ from ml_project_template.utils.arguments import check_arguments
 
 __all__ = ["SweepOptions", "read_options"]
 
+# Fits that a worker runs in one go: more were seen to gain little more.
+_TOGETHER = 32
+# Rows from which on one fit uses the machine as well as many in one go.
+_MANY_ROWS = 50_000
+# Of a search by a sampler that learns, this part at most is drawn before anything is known of it.
+_BLIND_PART = 8
+
 
 @dataclass(frozen=True)
 class SweepOptions:
@@ -52,10 +59,31 @@ class SweepOptions:
         """Whether every combination is tried, and none is drawn."""
         return self.sampler == GRID
 
-    @property
-    def learns(self) -> bool:
-        """Whether what is tried next depends on how others have done."""
-        return self.sampler not in (GRID, *LEARNING_NOTHING)
+    def fits_together(self, rows: int) -> int:
+        """Say how many fits a worker may run in one go.
+
+        Args:
+            rows: Training rows.
+        """
+        if self.together == "auto":
+            return 1 if rows > _MANY_ROWS else _TOGETHER
+        return int(self.together) or 1
+
+    def trials_together(self, rows: int, n_trials: int, fits: int) -> int:
+        """Say how many trials a worker claims at once.
+
+        By itself a sampler that learns is not asked for more than a part of the study before it is
+        told how any of them have done; what is drawn at once is as if drawn by that many workers.
+
+        Args:
+            rows: Training rows.
+            n_trials: How many trials the study is to have.
+            fits: How many fits each has that may be run in one go.
+        """
+        most = max(1, self.fits_together(rows) // fits)
+        if self.together != "auto" or self.sampler in (GRID, *LEARNING_NOTHING):
+            return most
+        return max(1, min(most, n_trials // (_BLIND_PART * max(1, self.n_jobs))))
 
     @property
     def metrics(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import sys
 from typing import TYPE_CHECKING, Literal
@@ -16,8 +17,11 @@ __all__ = ["Precision", "make_fabric"]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
+@functools.cache
 def make_fabric(accelerator: str, precision: Precision, devices: int = 1) -> Fabric:
-    """Make a Fabric.
+    """Make a Fabric, or give the one that was made before.
+
+    Each looks through all that is installed for callbacks of others: as long as a short training.
 
     Args:
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
