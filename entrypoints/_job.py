@@ -9,15 +9,15 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hydra._internal.execution_policy import execution_whitelist
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobRuntime, JobStatus, configure_log, env_override
-from hydra.types import HydraContext, TaskFunction
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 __all__ = ["JobScene", "can_stand_aside", "open_job", "task_config"]
@@ -41,7 +41,7 @@ def task_config(cfg: DictConfig) -> DictConfig:
 
 @contextmanager
 def open_job(
-    cfg: DictConfig, context: HydraContext, task_function: TaskFunction
+    cfg: DictConfig, context: HydraContext, task_function: Callable[..., Any]
 ) -> Iterator[DictConfig]:
     """Open a job, as Hydra's ``run_job`` does.
 
@@ -107,7 +107,9 @@ def _write_configuration(
 
 
 @contextmanager
-def _told(cfg: DictConfig, context: HydraContext, task_function: TaskFunction) -> Iterator[None]:
+def _told(
+    cfg: DictConfig, context: HydraContext, task_function: Callable[..., Any]
+) -> Iterator[None]:
     """Tell Hydra's callbacks of the beginning and the end of a job."""
     hydra_cfg = cast(DictConfig, HydraConfig.instance().cfg)
     ret = JobReturn(

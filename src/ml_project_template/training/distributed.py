@@ -8,6 +8,7 @@ differ: dropout draws its masks, and batch normalisation its statistics, for eac
 
 from __future__ import annotations
 
+import functools
 import logging
 import multiprocessing
 import os
@@ -96,7 +97,8 @@ def fit_distributed(fabric: Fabric, job: FitJob, fit: FitFunction) -> FitResult:
     port = os.environ.get("MASTER_PORT")
     try:
         # Sent while the processes are started, as a connection has to be.
-        outcome: _Outcome = fabric.launch(_run, _Work(fit, replace(job, reporter=_Teller(there))))
+        work = _Work(fit, replace(job, reporter=_Teller(there)))
+        outcome: _Outcome = fabric.launch(functools.partial(_run, work=work))
     except BaseException:
         for child in set(multiprocessing.active_children()) - before:
             # Nobody would wait for them but the end of this process.
