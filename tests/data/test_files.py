@@ -118,7 +118,11 @@ def test_other_formats_give_the_same_rows(
     [
         ("t.jsonl", b"", "is empty"),
         ("t.jsonl", b"[1]\n", "is not JSON lines"),
-        ("t.jsonl", b'{"a": {"x": 1}, "y": 1}\n', r"column 'a', row 1: \{'x': 1\} is not a number"),
+        (
+            "t.jsonl",
+            b'{"a": {"x": 1}, "y": 1}\n{"a": {"x": 1}, "y": 2}\n',
+            r"column 'a', row 1: \{'x': 1\} is not a number",
+        ),
         ("t.jsonl", b'{"a": 1, "y": {"x": 1}}\n', "target column 'y'"),
         ("t.jsonl", b'{"a": 1, "y": [1]}\n', "target column 'y'.* is not a label"),
         ("t.arrow", b"", "is empty"),

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from ml_project_template.data import TabularDataset
-from ml_project_template.data.leakage import row_hashes, warn_of_leaks
+from ml_project_template.data.leakage import LeakWatch, mix
 
 N = 200
 
@@ -19,13 +19,11 @@ def _frame(**columns: object) -> pd.DataFrame:
 
 def _warnings(caplog: pytest.LogCaptureFixture, frame: pd.DataFrame, target: object) -> list[str]:
     data = TabularDataset(frame, pd.Series(target), target_column="y")
-    parts = {
-        "train": data.take(range(120)),
-        "val": data.take(range(120, 160)),
-        "test": data.take(range(160, N)),
-    }
     caplog.clear()
-    warn_of_leaks(parts, "'t.csv'")
+    watch = LeakWatch(data.y, {"train": 120, "val": 40, "test": N - 160}, data.task)
+    for name, column in data.features.items():
+        watch.look_at(str(name), column)
+    watch.warn("'t.csv'")
     return [record.getMessage() for record in caplog.records]
 
 
@@ -86,7 +84,18 @@ def test_a_number_that_is_the_target_is_told(caplog: pytest.LogCaptureFixture) -
 
 
 def test_hashes_tell_columns_and_rows_apart() -> None:
-    frame = pd.DataFrame({"a": [1.0, 2.0, 1.0], "b": [2.0, 1.0, 2.0]})
-    hashes = row_hashes(TabularDataset(frame, None, target_column="y"))
+    hashes = np.zeros(3, dtype=np.uint64)
+    for column in ([1.0, 2.0, 1.0], [2.0, 1.0, 2.0]):
+        mix(hashes, np.asarray(column))
     assert hashes[0] == hashes[2]
     assert hashes[0] != hashes[1]
+
+
+def test_small_numbers_in_many_columns_do_not_collide() -> None:
+    # Floats of few digits, and small whole numbers, differ in a few bits alone.
+    places = np.arange(2**20)
+    for kind in (np.float64, np.float32, np.int8, bool):
+        hashes = np.zeros(len(places), dtype=np.uint64)
+        for bit in range(20):
+            mix(hashes, (places >> bit & 1).astype(kind))
+        assert len(set(hashes.tolist())) == len(places)

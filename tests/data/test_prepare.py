@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from ml_project_template.data import Preprocessor, RawTable, onboard
-from ml_project_template.data.prepare import Prepared, prepare
+from ml_project_template.data.prepare import Prepared, fit_parts, prepare
 from ml_project_template.errors import ConfigError, DataError
 from ml_project_template.utils import io
 
@@ -402,3 +404,90 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_kept(
     assert sorted(item.name for item in parent.iterdir() if item.name.startswith(".")) == sorted(
         names[1:]
     )
+
+
+def _table(path: Path, rows: int) -> None:
+    generator = np.random.default_rng(3)
+    pd.DataFrame(
+        {
+            "size": np.where(generator.random(rows) < 0.1, np.nan, generator.normal(size=rows)),
+            "count": generator.integers(0, 900, rows),
+            "on": generator.random(rows) < 0.5,
+            "city": pd.Series(["Rome", "Oslo", None])
+            .sample(rows, replace=True, random_state=0)
+            .array,
+            "day": pd.date_range("2024-01-01", periods=rows, freq="h"),
+            "tiny": generator.normal(size=rows) * 1e-200,
+            "y": generator.choice(["a", "b", "c"], rows, p=[0.6, 0.3, 0.1]),
+        }
+    ).to_parquet(path)
+
+
+@pytest.mark.parametrize("impute", ["mean", "median", None])
+def test_column_by_column_gives_to_the_bit_what_all_at_once_gives(
+    tmp_path: Path, impute: Any
+) -> None:
+    path = tmp_path / "t.parquet"
+    _table(path, 500)
+    preprocessor = Preprocessor(impute=impute)
+    table = RawTable(path=str(path), target_column="y", name="t")
+    found = prepare(table, preprocessor=preprocessor, output_root=str(tmp_path / "out"))
+    parts, fitted, signature = fit_parts(table.parts(), preprocessor, table.path)
+    assert found.signature == signature
+    assert found.preprocessor.to_dict() == fitted.to_dict()
+    read = prepare(table, preprocessor=preprocessor, output_root=str(tmp_path / "out"))
+    assert read.reused
+    for part, dataset in parts.items():
+        for other in (getattr(found, part), getattr(read, part)):
+            assert other.X.tobytes() == dataset.X.tobytes()
+            assert other.y.tolist() == dataset.y.tolist()
+            assert other.feature_names == dataset.feature_names
+        # The rows that serving prepares one by one.
+        raw = signature.rows_to_frame(table.parts()[part].features).to_numpy()
+        assert fitted.transform_array(raw).tobytes() == dataset.X.tobytes()
+
+
+def test_numbers_are_written_without_a_dictionary_and_what_repeats_with_one(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "t.parquet"
+    _table(path, 500)
+    table = RawTable(path=str(path), target_column="y", name="t")
+    directory = prepare(table, preprocessor=Preprocessor(), output_root=str(tmp_path)).directory
+    group = pq.ParquetFile(Path(directory, "train.parquet")).metadata.row_group(0)
+    columns = [group.column(place) for place in range(group.num_columns)]
+    with_one = {c.path_in_schema for c in columns if c.has_dictionary_page}
+    assert with_one == {"on", "city", "day.month", "day.day", "day.weekday", "day.hour", "y"}
+
+
+def test_prepared_rows_are_in_memory_once(iris: str, tmp_path: Path) -> None:
+    for prepared in (_prepare(iris, tmp_path / "out"), _prepare(iris, tmp_path / "out")):
+        train = prepared.train
+        expected = train.features.to_numpy(copy=True)
+        matrix = train.X
+        assert matrix.flags.c_contiguous
+        assert np.array_equal(matrix, expected)
+        assert np.shares_memory(train.features.to_numpy(), matrix)
+        assert train.X is matrix
+
+
+def test_a_file_is_hashed_once_by_a_process(
+    iris: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.utime(iris, (1.7e9, 1.7e9))
+    monkeypatch.setattr(io, "_SETTLED", 0)
+    time.sleep(0.02)
+    opened = []
+    open_binary = io.open_binary
+
+    def counted(path: str, storage_options: Any = None) -> Any:
+        opened.append(path)
+        return open_binary(path, storage_options)
+
+    monkeypatch.setattr(io, "open_binary", counted)
+    digest = io.sha256(iris)
+    assert io.sha256(iris) == digest
+    assert opened == [iris]
+    content = Path(iris).read_bytes()
+    Path(iris).write_bytes(content[:-2] + b"X\n")
+    assert io.sha256(iris) != digest

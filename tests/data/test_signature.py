@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ml_project_template.data import Signature, TabularDataset
-from ml_project_template.data.signature import MAX_LEVELS
+from ml_project_template.data.signature import MAX_LEVELS, describe
 from ml_project_template.errors import DataError
 
 
@@ -347,3 +347,19 @@ def test_a_threshold_decides_between_two_classes(mixed: TabularDataset) -> None:
     state = {**signature.to_dict(), "threshold": 2.0}
     with pytest.raises(DataError, match=r"threshold must be in \[0, 1\]"):
         Signature.from_dict(state)
+
+
+@pytest.mark.parametrize("kind", ["normal", "skewed", "whole", "huge", "equal"])
+def test_deciles_of_many_rows_are_those_of_numpy(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    values = {
+        "normal": generator.normal(size=50_001),
+        "skewed": np.exp(6.0 * generator.normal(size=50_000)),
+        "whole": generator.integers(-3, 7, 50_000).astype(np.float64),
+        "huge": generator.normal(size=30_000) * 1e300,
+        "equal": np.full(30_000, 0.1),
+    }[kind]
+    found = describe("x", pd.Series(values)).quantiles
+    factor = 2.0**-8 if kind == "huge" else 1.0
+    expected = np.quantile(values * factor, np.linspace(0.0, 1.0, 11)) / factor
+    assert found == tuple(expected.tolist())

@@ -7,9 +7,9 @@ import logging
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from ml_project_template.data.splitting import fold_indices
+from ml_project_template.data.splitting import fold_indices, split_indices
 from ml_project_template.errors import ConfigError, DataError, ProjectError
 
 
@@ -136,3 +136,17 @@ def test_a_number_of_folds_beyond_its_range_is_told(num_folds: int) -> None:
 def test_a_seed_beyond_its_range_is_told(seed: int) -> None:
     with pytest.raises(ConfigError, match="random_state must be a whole number"):
         _folds(_codes(9, 9), 3, random_state=seed)
+
+
+@pytest.mark.parametrize("counts", [(50, 50, 50), (7, 93), (31, 2, 2, 5), (40,)])
+@pytest.mark.parametrize("state", [0, 42])
+def test_rows_are_drawn_as_scikit_learn_draws_them(counts: tuple[int, ...], state: int) -> None:
+    codes = np.random.default_rng(1).permutation(_codes(*counts))
+    names = [f"c{code}" for code in range(len(counts))]
+    for num_test in (len(codes) // 5, len(codes) // 3):
+        _, test = train_test_split(
+            np.arange(len(codes)), test_size=num_test, random_state=state, stratify=codes
+        )
+        found = split_indices(codes, names, num_test, state, "t")
+        assert found[1].tolist() == sorted(test.tolist())
+        assert found[0].tolist() == sorted(set(range(len(codes))) - set(test.tolist()))

@@ -87,6 +87,8 @@ def typed_column(
     """
     import pandas as pd
 
+    if isinstance(column.dtype, pd.StringDtype):
+        return _typed_texts(column, name, where, wanted)
     if wanted == "category":
         return _categories(column, name, where)
     if wanted == "date":
@@ -117,6 +119,34 @@ def typed_column(
     if all(_is_date(value) for value in values):
         return _dates(column, name, where)
     return _categories(column, name, where)
+
+
+def _typed_texts(
+    column: pd.Series[Any], name: str, where: str, wanted: str | None
+) -> pd.Series[Any]:
+    """Do what `typed_column` does by the different texts alone, which are few in most columns."""
+    import pandas as pd
+
+    codes, uniques = pd.factorize(column)
+    texts = pd.Series([str(text) for text in uniques], dtype=object)
+    try:
+        typed = typed_column(texts, name, where, wanted)
+    except DataError:
+        # It names a row.
+        return typed_column(column.astype(object), name, where, wanted)
+    if isinstance(typed.dtype, pd.CategoricalDtype):
+        is_number = [read_number(text) is not None for text in texts]
+        if wanted is None and any(is_number):
+            # What is a mistake goes by how many rows have it.
+            of_rows = np.append(is_number, False)[codes].sum() / max(1, int((codes >= 0).sum()))
+            if of_rows >= _MOSTLY_NUMBERS:
+                return typed_column(column.astype(object), name, where, wanted)
+        places = np.append(typed.cat.codes.to_numpy(), -1)[codes]
+        return pd.Series(pd.Categorical.from_codes(places, dtype=typed.dtype), index=column.index)
+    values = typed.to_numpy()
+    if values.dtype.kind == "M":
+        return pd.Series(np.append(values, np.datetime64("NaT"))[codes], index=column.index)
+    return pd.Series(np.append(values, np.nan)[codes], index=column.index)
 
 
 def _may_be_other(column: pd.Series[Any]) -> bool:

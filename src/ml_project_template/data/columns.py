@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 __all__ = [
     "MISSING_WORDS",
     "check_unique",
+    "harmless_factor",
+    "label_codes",
     "label_text",
-    "label_texts",
     "numeric_column",
     "power_of_two",
     "read_number",
@@ -52,6 +53,9 @@ MISSING_WORDS = (
     "nan",
     "null",
 )
+
+# Between these, squares and sums of squares of any number of values are floats.
+_SMALL, _BIG = 2.0**-200, 2.0**200
 
 # The widths that a column keeps. Every other kind of number becomes one of these.
 _KEPT = frozenset({"bool", "int64", "float32", "float64"})
@@ -97,8 +101,24 @@ def power_of_two(values: NDArray[np.float64]) -> float:
     Returns:
         A power of two; 1.0 where there is nothing but zeros, or nothing at all.
     """
-    largest = float(np.max(np.abs(values), initial=0.0))
+    if values.size == 0:
+        return 1.0
+    largest = max(-float(values.min()), float(values.max()))
     return 1.0 if largest == 0.0 else math.ldexp(1.0, math.frexp(largest)[1] - 1)
+
+
+def harmless_factor(values: NDArray[np.float64]) -> float:
+    """Find what to divide numbers by before they are added up or squared.
+
+    Args:
+        values: Finite numbers of any shape.
+
+    Returns:
+        1.0 for all that is neither huge nor tiny, so that nothing is to be divided; otherwise as
+        `power_of_two`. As that is exact, what is computed from them is the same to the bit.
+    """
+    factor = power_of_two(values)
+    return 1.0 if _SMALL < factor < _BIG else factor
 
 
 def numeric_column(column: pd.Series[Any], name: str, where: str) -> pd.Series[Any]:
@@ -186,7 +206,9 @@ def read_number(value: object) -> float | None:
     return None
 
 
-def label_texts(column: pd.Series[Any], name: str, where: str) -> NDArray[np.object_]:
+def label_codes(
+    column: pd.Series[Any], name: str, where: str
+) -> tuple[NDArray[np.int64], list[str]]:
     """Write the labels of a target column as text.
 
     Whole numbers are written without a fraction, so that a column of 0.0 and 1.0 has the classes
@@ -198,7 +220,8 @@ def label_texts(column: pd.Series[Any], name: str, where: str) -> NDArray[np.obj
         where: What the column belongs to, for the message.
 
     Returns:
-        Strings of shape ``(n_samples,)``.
+        For each row the place of its label in a list, of shape ``(n_samples,)``; and that list, in
+        the order in which the labels occur.
 
     Raises:
         DataError: A label is neither text, number, truth value nor time.
@@ -211,7 +234,8 @@ def label_texts(column: pd.Series[Any], name: str, where: str) -> NDArray[np.obj
     except TypeError:
         # Lists and objects can't be compared: they are looked at one by one.
         codes, uniques = np.arange(len(column)), column.to_numpy(dtype=object)
-    texts = np.empty(len(uniques), dtype=object)
+    places: dict[str, int] = {}
+    of_uniques = []
     for index, value in enumerate(np.asarray(uniques, dtype=object)):
         if isinstance(value, (bytes, bytearray, list, dict, set, np.ndarray)):
             row = int(np.argmax(codes == index))
@@ -219,8 +243,9 @@ def label_texts(column: pd.Series[Any], name: str, where: str) -> NDArray[np.obj
                 f"{where}: target column '{name}', row {row + 1}: {show(value)} is not a label; "
                 "a label is text, a number or a truth value."
             )
-        texts[index] = label_text(value)
-    return texts[codes]
+        # 1 and "1" are one label.
+        of_uniques.append(places.setdefault(label_text(value), len(places)))
+    return np.asarray(of_uniques, dtype=np.int64)[codes], list(places)
 
 
 def label_text(value: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import inspect
 import io
@@ -12,8 +13,9 @@ import re
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -21,11 +23,16 @@ from ml_project_template.data.columns import MISSING_WORDS, check_unique
 from ml_project_template.errors import ConfigError, DataError, unknown
 from ml_project_template.utils.secrets import public_url
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 __all__ = [
     "ENDINGS",
+    "Content",
     "FileFormat",
     "decompress",
     "format_of",
+    "parquet_columns",
     "parse",
     "parse_arrow",
     "parse_csv",
@@ -37,6 +44,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 FileFormat = Literal["csv", "parquet", "arrow", "jsonl"]
+
+Content = bytes | Path
+"""The bytes of a file, or where a local one lies that is too large to be in memory as well."""
 
 ENDINGS: dict[str, FileFormat] = {
     ".csv": "csv",
@@ -50,9 +60,15 @@ ENDINGS: dict[str, FileFormat] = {
 """The endings of files that can be read. Those of text may be followed by one of a compression."""
 
 _COMPRESSIONS = (".gz", ".bz2", ".zst", ".xz")
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
 _TEXT_FORMATS = ("csv", "jsonl")
 _SEPARATORS = ",;\t|"
 _SNIFFED_LINES = 100
+_STREAMED = 2**29  # bytes of a CSV that may be in memory beside what it holds
+# Bytes that are read at once of a longer one. Of small blocks the values of many columns would be
+# side by side in memory, which is not given back when a column is done with.
+_STREAM_BLOCK = 2**25
+_START = 2**20  # bytes that tell how a file is written
 # Options of a CSV with which its first line need not be its header.
 _MOVED_HEADER = frozenset({"comment", "dialect", "header", "names", "skiprows"})
 
@@ -91,12 +107,12 @@ def format_of(path: str) -> FileFormat:
 
 
 def parse(
-    data: bytes, where: str, file_format: FileFormat, options: Mapping[str, Any]
-) -> pd.DataFrame:
-    """Read the bytes of a file.
+    data: Content, where: str, file_format: FileFormat, options: Mapping[str, Any]
+) -> pa.Table | pd.DataFrame:
+    """Read a file.
 
     Args:
-        data: The whole file.
+        data: The file, or its bytes.
         where: What the file is called in a message, in quotes.
         file_format: What they are.
         options: How a CSV is written.
@@ -108,8 +124,78 @@ def parse(
     if file_format == "csv":
         return parse_csv(data, where, options)
     if file_format == "jsonl":
-        return parse_json_lines(data, where)
+        return parse_json_lines(_whole(data), where)
     return parse_arrow(data, where) if file_format == "arrow" else parse_parquet(data, where)
+
+
+def _whole(data: Content) -> bytes:
+    return data.read_bytes() if isinstance(data, Path) else data
+
+
+def _start(data: Content) -> bytes:
+    if isinstance(data, bytes):
+        return data[:_START]
+    with data.open("rb") as handle:
+        return handle.read(_START)
+
+
+def _contains(data: Content, sign: bytes) -> bool:
+    """Say whether a byte is anywhere in a file."""
+    if isinstance(data, bytes):
+        return sign in data
+    with data.open("rb") as handle:
+        return any(sign in block for block in iter(lambda: handle.read(_START), b""))
+
+
+def parquet_columns(
+    path: Path, where: str
+) -> tuple[pa.Schema, int, Callable[[str], pa.ChunkedArray]] | None:
+    """Open a Parquet file whose columns are read one by one.
+
+    Args:
+        path: The file.
+        where: What the file is called in a message, in quotes.
+
+    Returns:
+        What its columns are, how many rows it has, and what reads a column; None where their names
+        don't tell them apart, as one with a point may be that of a part of another column.
+
+    Raises:
+        DataError: It is no Parquet file, or a column name stands in it more than once; also when a
+            column is read.
+    """
+    import pyarrow.parquet as pq
+
+    with _told_of_parquet(where):
+        file = pq.ParquetFile(path)
+    schema = file.schema_arrow
+    check_unique(schema.names, where)
+    if any("." in name for name in schema.names):
+        return None
+
+    def read(name: str) -> pa.ChunkedArray:
+        with _told_of_parquet(where):
+            return file.read(columns=[name]).column(name)
+
+    return schema, file.metadata.num_rows, read
+
+
+@contextlib.contextmanager
+def _told_of_parquet(where: str) -> Iterator[None]:
+    """Say in one line that a Parquet file is damaged."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{where} is not a readable Parquet file: {_one_line(error)}") from error
+
+
+def _opened(data: Content) -> pa.NativeFile:
+    """Open a file for Arrow, which reads of a large one what it is about to need."""
+    import pyarrow as pa
+
+    return pa.BufferReader(data) if isinstance(data, bytes) else pa.OSFile(str(data))
 
 
 def decompress(data: bytes, where: str) -> bytes:
@@ -141,7 +227,7 @@ def decompress(data: bytes, where: str) -> bytes:
     return data
 
 
-def sniff(data: bytes, where: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def sniff(start: bytes, where: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Find out how a CSV is written, as far as the options leave it open.
 
     Its header tells what separates the columns: a comma, a semicolon, a tab or a bar, whichever
@@ -149,7 +235,7 @@ def sniff(data: bytes, where: str, options: Mapping[str, Any]) -> dict[str, Any]
     comma if the first hundred lines have some, and none with a point. What is no comma is logged.
 
     Args:
-        data: The file, not compressed.
+        start: The file, not compressed, or the beginning of a long one.
         where: What the file is called in a message, in quotes.
         options: How the file is written, in the words of ``pandas.read_csv``.
 
@@ -160,11 +246,11 @@ def sniff(data: bytes, where: str, options: Mapping[str, Any]) -> dict[str, Any]
         return dict(options)
     quote = re.escape(str(options.get("quotechar", '"')))
     try:
-        start = data[: 2**20].decode(str(options.get("encoding", "utf-8")), errors="replace")
+        text = start[:_START].decode(str(options.get("encoding", "utf-8")), errors="replace")
     except LookupError:
         # Whoever reads it says so.
         return dict(options)
-    header, *lines = start.split("\n", _SNIFFED_LINES)
+    header, *lines = text.split("\n", _SNIFFED_LINES)
     counts = Counter(re.sub(f"{quote}[^{quote}]*{quote}", "", header))
     separator = max(_SEPARATORS, key=lambda sign: counts[sign])
     if separator == "," or counts[separator] == 0:
@@ -185,11 +271,11 @@ def sniff(data: bytes, where: str, options: Mapping[str, Any]) -> dict[str, Any]
     return found
 
 
-def parse_csv(data: bytes, where: str, options: Mapping[str, Any]) -> pd.DataFrame:
-    """Read the bytes of a CSV file, plain or compressed.
+def parse_csv(data: Content, where: str, options: Mapping[str, Any]) -> pa.Table | pd.DataFrame:
+    """Read a CSV file, plain or compressed.
 
     Args:
-        data: The whole file.
+        data: The file, or its bytes.
         where: What the file is called in a message, in quotes.
         options: How the file is written, in the words of ``pandas.read_csv``; see `sniff` for what
             is found out.
@@ -203,33 +289,39 @@ def parse_csv(data: bytes, where: str, options: Mapping[str, Any]) -> pd.DataFra
     for option in options:
         if option not in known:
             raise ConfigError(unknown("read option", option, known))
-    data = decompress(data, where)
-    options = sniff(data, where, options)
+    start = _start(data)
+    if start.startswith(_COMPRESSED):
+        data = decompress(_whole(data), where)
+        start = _start(data)
+    elif b"\n" not in start:
+        data = _whole(data)
+    options = sniff(start, where, options)
     if set(options) <= _ARROW_OPTIONS and not isinstance(options.get("na_values"), Mapping):
         return _parse_with_arrow(data, where, options)
-    return _parse_with_pandas(data, where, options)
+    return _parse_with_pandas(_whole(data), where, options)
 
 
-def _parse_with_arrow(data: bytes, where: str, options: Mapping[str, Any]) -> pd.DataFrame:
+def _parse_with_arrow(data: Content, where: str, options: Mapping[str, Any]) -> pa.Table:
     import pyarrow as pa
     from pyarrow import csv
 
     missing = options.get("na_values") or []
     missing = [missing] if isinstance(missing, (str, int, float)) else missing
     quote = options.get("quotechar", '"')
+    # A row must fit into a block; one of a very wide table has a header as wide.
+    header = (data if isinstance(data, bytes) else _start(data)).find(b"\n")
     try:
-        table = csv.read_csv(
-            pa.BufferReader(data),
-            # A row must fit into a block; one of a very wide table has a header as wide.
+        streamed = isinstance(data, Path) and data.stat().st_size > _STREAMED
+        block_size = max(_STREAM_BLOCK if streamed else _START, 16 * header)
+        how = (
             csv.ReadOptions(
-                encoding=options.get("encoding", "utf8"),
-                block_size=min(max(2**20, 16 * data.find(b"\n")), 2**31 - 1),
+                encoding=options.get("encoding", "utf8"), block_size=min(block_size, 2**31 - 1)
             ),
             csv.ParseOptions(
                 delimiter=options.get("sep", options.get("delimiter", ",")),
                 quote_char=quote,
                 # Slower, for blocks can't be cut at any line break then.
-                newlines_in_values=quote.encode() in data,
+                newlines_in_values=_contains(data, quote.encode()),
             ),
             csv.ConvertOptions(
                 decimal_point=options.get("decimal", "."),
@@ -240,9 +332,12 @@ def _parse_with_arrow(data: bytes, where: str, options: Mapping[str, Any]) -> pd
                 strings_can_be_null=True,
             ),
         )
+        table = _stream_csv(data, how) if streamed else None
+        if table is None:
+            table = csv.read_csv(_opened(data), *how)
         names = [name or f"Unnamed: {position}" for position, name in enumerate(table.column_names)]
         check_unique(names, where)
-        frame: pd.DataFrame = table.rename_columns(names).to_pandas()
+        table = table.rename_columns(names)
     except DataError:
         raise
     except UnicodeError as error:
@@ -256,7 +351,24 @@ def _parse_with_arrow(data: bytes, where: str, options: Mapping[str, Any]) -> pd
     # A column that is not UTF-8 is left as bytes.
     if any(pa.types.is_binary(kind) for kind in table.schema.types):
         raise _not_text(where, options)
-    return frame
+    return table
+
+
+def _stream_csv(data: Content, how: tuple[Any, Any, Any]) -> pa.Table | None:
+    """Read a large CSV block by block; None where the first one is not enough to tell its types.
+
+    Read as a whole, its text would be in memory beside the values until the end, for a column whose
+    type turns out to be another one. A column that has the type of its first block to the end has
+    that type when it is read as a whole, too.
+    """
+    import pyarrow as pa
+    from pyarrow import csv
+
+    try:
+        with csv.open_csv(_opened(data), *how) as reader:
+            return reader.read_all()
+    except pa.ArrowInvalid:
+        return None
 
 
 def _parse_with_pandas(data: bytes, where: str, options: Mapping[str, Any]) -> pd.DataFrame:
@@ -317,7 +429,7 @@ def _not_text(where: str, options: Mapping[str, Any]) -> DataError:
     )
 
 
-def parse_json_lines(data: bytes, where: str) -> pd.DataFrame:
+def parse_json_lines(data: bytes, where: str) -> pa.Table:
     """Read the bytes of a file of JSON objects, one in each line, plain or compressed.
 
     Args:
@@ -336,17 +448,18 @@ def parse_json_lines(data: bytes, where: str) -> pd.DataFrame:
     try:
         # An object must fit into a block; how long the longest is, is not known.
         options = json.ReadOptions(block_size=min(max(2**20, len(data)), 2**31 - 1))
-        table = json.read_json(pa.BufferReader(data), options)
+        table: pa.Table = json.read_json(pa.BufferReader(data), options)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{where} is not JSON lines: {_one_line(error)}") from error
-    return _frame(table, where)
+    check_unique(table.column_names, where)
+    return table
 
 
-def parse_arrow(data: bytes, where: str) -> pd.DataFrame:
-    """Read the bytes of an Arrow file: Feather (version 2), or a file or a stream of Arrow's IPC.
+def parse_arrow(data: Content, where: str) -> pa.Table:
+    """Read an Arrow file: Feather (version 2), or a file or a stream of Arrow's IPC.
 
     Args:
-        data: The whole file.
+        data: The file, or its bytes.
         where: What the file is called in a message, in quotes.
 
     Raises:
@@ -354,42 +467,38 @@ def parse_arrow(data: bytes, where: str) -> pd.DataFrame:
     """
     import pyarrow as pa
 
-    if not data:
+    start = _start(data)
+    if not start:
         raise DataError(f"{where} is empty.")
-    opener = pa.ipc.open_file if data[:6] == b"ARROW1" else pa.ipc.open_stream
+    opener = pa.ipc.open_file if start[:6] == b"ARROW1" else pa.ipc.open_stream
     try:
-        with opener(pa.BufferReader(data)) as reader:
-            table = reader.read_all()
+        with opener(_opened(data)) as reader:
+            table: pa.Table = reader.read_all()
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{where} is not a readable Arrow file: {_one_line(error)}") from error
-    return _frame(table, where)
-
-
-def _frame(table: Any, where: str) -> pd.DataFrame:
-    """Turn a table of Arrow into one of pandas."""
     check_unique(table.column_names, where)
-    frame: pd.DataFrame = table.to_pandas()
-    return frame
+    return table
 
 
-def parse_parquet(data: bytes, where: str) -> pd.DataFrame:
-    """Read the bytes of a Parquet file.
+def parse_parquet(data: Content, where: str, *, dictionaries: Sequence[str] = ()) -> pa.Table:
+    """Read a Parquet file.
 
     Args:
-        data: The whole file.
+        data: The file, or its bytes.
+        dictionaries: Columns of text that are read as Arrow's dictionaries.
         where: What the file is called in a message, in quotes.
 
     Raises:
         DataError: The bytes are no Parquet file, or a column name stands in it more than once.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not data:
+    if not _start(data):
         raise DataError(f"{where} is empty.")
-    try:
-        with pq.ParquetFile(pa.BufferReader(data)) as file:
-            table = file.read()
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{where} is not a readable Parquet file: {_one_line(error)}") from error
-    return _frame(table, where)
+    with (
+        _told_of_parquet(where),
+        pq.ParquetFile(_opened(data), read_dictionary=list(dictionaries)) as file,
+    ):
+        table: pa.Table = file.read()
+    check_unique(table.column_names, where)
+    return table

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from ml_project_template.data.tabular import TabularDataset
+    from ml_project_template.data.signature import Task
 
-__all__ = ["row_hashes", "warn_of_leaks"]
+__all__ = ["LeakWatch", "mix"]
 
 logger = logging.getLogger(__name__)
 
@@ -26,109 +26,156 @@ _ROWS_PER_VALUE = 10
 _SAME = 0.9999  # correlation
 _SAMPLE = 10_000  # rows
 _ROWS_PER_VALUE_OF_SAMPLE = 2
+_BLOCK_ROWS = 16_384  # so many stay in the processor's cache
+_HALF = np.uint64(32)
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 divided by the golden ratio, odd
 
 
-def warn_of_leaks(parts: Mapping[str, TabularDataset], where: str) -> None:
-    """Log a line for each sign that the parts of a table give the target away.
+class LeakWatch:
+    """Looks at the columns of a table one by one, and tells at the end what gives the target away.
 
     Args:
-        parts: Raw rows, among them ``train``.
-        where: What the rows belong to, for messages.
+        y: The target of all rows, those of the training first, of shape ``(n_samples,)``.
+        sizes: How many rows each part has, in their order.
+        task: What the target is.
     """
-    train = parts["train"]
-    learned = [train]
-    hashes = [row_hashes(train)]
-    if len(np.unique(hashes[0])) >= _FEWEST_DIFFERENT * len(train):
-        for part, before in (("val", "training"), ("test", "training or validation")):
-            if part in parts:
-                found = row_hashes(parts[part])
-                _warn_of_equal_rows(parts[part], found, learned, hashes, part, before, where)
-                learned.append(parts[part])
-                hashes.append(found)
-    for name in train.feature_names:
-        told = _gives_away(train.features[name], train)
+
+    def __init__(self, y: NDArray[Any], sizes: Mapping[str, int], task: Task) -> None:
+        self._y = y
+        self._sizes = dict(sizes)
+        self._task = task
+        self._hashes = np.zeros(len(y), dtype=np.uint64)
+        self._told: dict[str, str] = {}
+
+    def look_at(self, name: str, column: pd.Series[Any]) -> None:
+        """Take a column into account.
+
+        Args:
+            name: Its name.
+            column: As `typed_column` gives it, in the order of the target.
+        """
+        values, gap = _plain(column)
+        mix(self._hashes, values)
+        num_train = self._sizes["train"]
+        told = _gives_away(values[:num_train], gap, self._y[:num_train], self._task)
         if told is not None:
+            self._told[name] = told
+
+    def warn(self, where: str) -> None:
+        """Log a line for each sign.
+
+        Args:
+            where: What the rows belong to, for messages.
+        """
+        self._warn_of_equal_rows(where)
+        for name, told in self._told.items():
             logger.warning(
                 "%s: the feature '%s' %s. If it is not known when the model is used, leave it out: "
                 "data.drop_columns=[%s]",
                 *(where, name, told, name),
             )
 
+    def _warn_of_equal_rows(self, where: str) -> None:
+        num_train = self._sizes["train"]
+        # Mostly no two rows are equal at all.
+        if _num_different(self._hashes) == len(self._hashes):
+            return
+        if _num_different(self._hashes[:num_train]) < _FEWEST_DIFFERENT * num_train:
+            return
+        with_target = self._hashes.copy()
+        mix(with_target, self._y)
+        start = num_train
+        for part, before in (("val", "training"), ("test", "training or validation")):
+            if part not in self._sizes:
+                continue
+            stop = start + self._sizes[part]
+            equal = np.isin(self._hashes[start:stop], self._hashes[:start])
+            if equal.any():
+                other = equal & ~np.isin(with_target[start:stop], with_target[:start])
+                contrary = f", {int(other.sum())} of them with another target"
+                logger.warning(
+                    "%s: %d of %d %s rows (%.1f%%) have all features equal to a %s row%s: what is "
+                    "measured on them is no test of new rows. Remove doubled rows, or keep them "
+                    "together by data.split.",
+                    *(where, int(equal.sum()), stop - start),
+                    {"val": "validation"}.get(part, part),
+                    *(100 * float(equal.mean()), before, contrary if other.any() else ""),
+                )
+            start = stop
 
-def row_hashes(data: TabularDataset) -> NDArray[np.uint64]:
-    """Hash each row's features to 64 bits; of parts of one table, equal rows have equal hashes.
+
+def mix(hashes: NDArray[np.uint64], values: NDArray[Any]) -> None:
+    """Mix a column into the 64 bits that stand for each row: equal rows have equal ones.
+
+    For a given value, different hashes stay different, and for a given hash, different values give
+    different ones: rows that differ are taken for equal by chance alone, as in multiplicative
+    hashing (Knuth, The Art of Computer Programming 3, 6.4).
 
     Args:
-        data: Raw rows.
-
-    Returns:
-        Shape ``(n_samples,)``.
+        hashes: Of shape ``(n_samples,)``; changed in place.
+        values: Numbers of the same shape.
     """
-    from pandas.util import hash_array
-
-    hashes = np.zeros(len(data), dtype=np.uint64)
-    for name in data.feature_names:
-        hashes = (hashes ^ hash_array(_plain(data.features[name]))) * _MULTIPLIER
-    return hashes
-
-
-def _warn_of_equal_rows(
-    data: TabularDataset,
-    found: NDArray[np.uint64],
-    learned: list[TabularDataset],
-    hashes: list[NDArray[np.uint64]],
-    part: str,
-    before: str,
-    where: str,
-) -> None:
-    equal = np.isin(found, np.concatenate(hashes))
-    if not equal.any():
-        return
-    targets = [_with_target(h, each) for h, each in zip(hashes, learned, strict=True)]
-    other = equal & ~np.isin(_with_target(found, data), np.concatenate(targets))
-    contrary = f", {int(other.sum())} of them with another target" if other.any() else ""
-    logger.warning(
-        "%s: %d of %d %s rows (%.1f%%) have all features equal to a %s row%s: what is measured on "
-        "them is no test of new rows. Remove doubled rows, or keep them together by data.split.",
-        *(where, int(equal.sum()), len(data), {"val": "validation"}.get(part, part)),
-        *(100 * float(equal.mean()), before, contrary),
-    )
+    for start in range(0, len(values), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        if values.dtype.kind == "f":
+            # There are two zeros, and many ways to write NaN.
+            block = values[rows].astype(np.float64)
+            block += 0.0
+            np.copyto(block, np.nan, where=np.isnan(block))
+            bits = block.view(np.uint64)
+        else:
+            bits = values[rows].astype(np.int64).view(np.uint64)
+        found = hashes[rows]
+        found ^= bits
+        found *= _MULTIPLIER
+        # A product's high bits depend on all of a number's, its low bits on the low ones alone.
+        found ^= found >> _HALF
 
 
-def _with_target(hashes: NDArray[np.uint64], data: TabularDataset) -> NDArray[np.uint64]:
-    from pandas.util import hash_array
-
-    mixed: NDArray[np.uint64] = (hashes ^ hash_array(data.y)) * _MULTIPLIER
-    return mixed
+def _num_different(values: NDArray[np.uint64]) -> int:
+    ordered = np.sort(values)
+    return min(1, len(values)) + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
-def _plain(column: pd.Series[Any]) -> NDArray[Any]:
-    """Write a column as numbers of which equal ones are equal to the bit."""
+def _plain(column: pd.Series[Any]) -> tuple[NDArray[Any], int | None]:
+    """Write a column as numbers; give the whole number that stands for a gap, if one does."""
     import pandas as pd
 
     if isinstance(column.dtype, pd.CategoricalDtype):
-        return column.cat.codes.to_numpy().astype(np.int64)
+        return column.cat.codes.to_numpy(), -1
     values = column.to_numpy()
     if values.dtype.kind == "M":
-        return values.astype(np.int64)
-    if values.dtype.kind == "f":
-        # There are two zeros, and many ways to write NaN.
-        return np.where(np.isnan(values), np.nan, values.astype(np.float64) + 0.0)
-    return values
+        return values.astype(np.int64), np.iinfo(np.int64).min
+    return values, None
 
 
-def _gives_away(column: pd.Series[Any], train: TabularDataset) -> str | None:
+def _there(values: NDArray[Any], gap: int | None) -> NDArray[np.bool_]:
+    """Mark the values that are no gaps."""
+    if gap is not None:
+        there: NDArray[np.bool_] = values != gap
+        return there
+    return ~np.isnan(values) if values.dtype.kind == "f" else np.ones(len(values), dtype=bool)
+
+
+def _gives_away(values: NDArray[Any], gap: int | None, y: NDArray[Any], task: Task) -> str | None:
     """Say how a feature gives the target away; None where it does not."""
-    values = _plain(column)
-    if column.dtype.kind in "biuf" and train.task == "regression" and _is_same(values, train.y):
+    if task == "regression" and gap is None and _is_same(values, y):
         return "is the target in other units"
-    there = column.notna().to_numpy()
+    # Most features are ruled out by a few rows: they have too many values, or one with two targets.
+    start = slice(2 * _SAMPLE)
+    there = _there(values[start], gap)
+    few, targets = values[start][there][:_SAMPLE], y[start][there][:_SAMPLE]
+    if (
+        len(few) == _SAMPLE
+        and _values_with_one_target(few, targets, _ROWS_PER_VALUE_OF_SAMPLE) is None
+    ):
+        return None
+    there = _there(values, gap)
     if there.sum() < len(values) / 2:
         return None
-    values, y = values[there], train.y[there]
-    # Most features are ruled out by a few rows: they have too many values, or one with two targets.
-    if _values_with_one_target(values[:_SAMPLE], y[:_SAMPLE], _ROWS_PER_VALUE_OF_SAMPLE) is None:
+    values, y = values[there], y[there]
+    few, targets = values[:_SAMPLE], y[:_SAMPLE]
+    if _values_with_one_target(few, targets, _ROWS_PER_VALUE_OF_SAMPLE) is None:
         return None
     found = _values_with_one_target(values, y, _ROWS_PER_VALUE)
     if found is None:
@@ -138,15 +185,17 @@ def _gives_away(column: pd.Series[Any], train: TabularDataset) -> str | None:
 
 def _is_same(values: NDArray[Any], y: NDArray[Any]) -> bool:
     """Say whether numbers are a linear function of the target."""
-    values = values.astype(np.float64)
+    values, target = values.astype(np.float64), y.astype(np.float64)
     there = ~np.isnan(values)
-    if there.sum() < max(3, len(values) / 2):
+    if not there.all():
+        values, target = values[there], target[there]
+    if len(values) < max(3, len(y) / 2):
         return False
-    values, target = values[there], y[there].astype(np.float64)
     # Brought near to 1, so that no square overflows.
-    values = values / (np.max(np.abs(values)) or 1.0)
-    target = target / (np.max(np.abs(target)) or 1.0)
-    values, target = values - values.mean(), target - target.mean()
+    values /= np.max(np.abs(values)) or 1.0
+    target /= np.max(np.abs(target)) or 1.0
+    values -= values.mean()
+    target -= target.mean()
     spread = float(np.sqrt(np.dot(values, values) * np.dot(target, target)))
     return spread > 0.0 and abs(float(np.dot(values, target))) > _SAME * spread
 
@@ -155,10 +204,13 @@ def _values_with_one_target(values: NDArray[Any], y: NDArray[Any], rows: int) ->
     """Count the values, if each comes with one target alone and, on average, with so many rows."""
     import pandas as pd
 
-    codes = pd.factorize(values)[0].astype(np.int64)
-    targets = pd.factorize(y)[0].astype(np.int64)
-    count = len(np.unique(codes))
-    if count < 2 or len(codes) < rows * count or len(np.unique(targets)) < 2:
+    codes, uniques = pd.factorize(values)
+    count = len(uniques)
+    if count < 2 or len(codes) < rows * count:
         return None
-    pairs = len(np.unique(codes * (targets.max() + 1) + targets))
-    return count if pairs == count else None
+    targets, different = pd.factorize(y)
+    if not 2 <= len(different) <= count:
+        return None
+    of_value = np.empty(count, dtype=np.int64)
+    of_value[codes] = targets
+    return count if np.array_equal(of_value[codes], targets) else None

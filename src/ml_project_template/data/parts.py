@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from ml_project_template.data.tabular import TabularDataset
+    from ml_project_template.data.signature import Task
 
-__all__ = ["PARTS", "SplitMethod", "SplitSettings", "fold_rows", "part_rows"]
+__all__ = ["PARTS", "SplitMethod", "SplitRows", "SplitSettings", "fold_rows", "part_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +84,48 @@ class SplitSettings:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class SplitRows:
+    """What is known of the rows of a table when they are split.
+
+    Attributes:
+        y: Class codes, int64, or numbers, float64, of shape ``(n_samples,)``.
+        task: Which of both.
+        class_names: The classes in the order of their codes; none for a regression.
+        target_column: The name of the target.
+        split_keys: What the split goes by, such as a group or a time of each row.
+    """
+
+    y: NDArray[Any]
+    task: Task
+    class_names: tuple[str, ...]
+    target_column: str
+    split_keys: pd.Series[Any] | None = None
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, rows: NDArray[np.int64]) -> SplitRows:
+        """Choose rows that are not split any more.
+
+        Args:
+            rows: Positions, in the order wanted.
+        """
+        return replace(self, y=self.y[rows], split_keys=None)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes, those included that no row belongs to; 0 for a regression."""
+        return len(self.class_names)
+
+    @property
+    def codes(self) -> NDArray[np.int64]:
+        """What rows are stratified by, of shape ``(n_samples,)``: classes, or else zeros."""
+        return self.y if self.task == "classification" else np.zeros(len(self.y), dtype=np.int64)
+
+
 def part_rows(
-    data: TabularDataset,
+    data: SplitRows,
     by: SplitSettings,
     *,
     test_size: float,
@@ -134,7 +174,7 @@ def part_rows(
 
 
 def fold_rows(
-    data: TabularDataset, by: SplitSettings, *, num_folds: int, random_state: int, where: str
+    data: SplitRows, by: SplitSettings, *, num_folds: int, random_state: int, where: str
 ) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Cut rows into folds that suit the method of the split.
 
@@ -180,7 +220,7 @@ def fold_rows(
 
 
 def _chooser(
-    data: TabularDataset, by: SplitSettings, random_state: int, where: str
+    data: SplitRows, by: SplitSettings, random_state: int, where: str
 ) -> Callable[[NDArray[np.int64], int], NDArray[np.bool_]]:
     """Make a function that marks, among given rows, about as many as are asked for."""
     if by.method in _BY_COLUMN:
@@ -207,7 +247,7 @@ def _chooser(
     return draw
 
 
-def _keys(data: TabularDataset, by: SplitSettings, where: str) -> NDArray[np.int64]:
+def _keys(data: SplitRows, by: SplitSettings, where: str) -> NDArray[np.int64]:
     """Write the groups, or the times in their order, as whole numbers from 0 on."""
     import pandas as pd
 
@@ -315,7 +355,7 @@ def _time_folds(
 
 
 def _assigned_rows(
-    data: TabularDataset, by: SplitSettings, assigned: pd.DataFrame, where: str
+    data: SplitRows, by: SplitSettings, assigned: pd.DataFrame, where: str
 ) -> dict[str, NDArray[np.int64]]:
     """Read from a table what each row is for."""
     told = f"split.file '{by.file}'"
@@ -343,7 +383,7 @@ def _assigned_rows(
 
 
 def _joined(
-    data: TabularDataset,
+    data: SplitRows,
     column: str,
     assigned: pd.DataFrame,
     names: NDArray[np.object_],
@@ -381,7 +421,7 @@ def _texts(column: pd.Series[Any]) -> NDArray[np.object_]:
     return written
 
 
-def _tell_of_lost_classes(data: TabularDataset, train: NDArray[np.int64], where: str) -> None:
+def _tell_of_lost_classes(data: SplitRows, train: NDArray[np.int64], where: str) -> None:
     """Warn of classes that occur, but in no training row."""
     counts = np.bincount(data.y, minlength=data.num_classes)
     lost = np.flatnonzero((counts > 0) & (np.bincount(data.y[train], minlength=len(counts)) == 0))

@@ -21,22 +21,35 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from ml_project_template.data.files import parse_parquet
-from ml_project_template.data.leakage import warn_of_leaks
-from ml_project_template.data.preprocessing import Preprocessor
-from ml_project_template.data.signature import Signature
+from ml_project_template.data.leakage import LeakWatch
+from ml_project_template.data.parts import SplitRows
+from ml_project_template.data.preprocessing import LearnedColumn, Preprocessor
+from ml_project_template.data.signature import (
+    Feature,
+    Signature,
+    Value,
+    describe,
+    sample_rows,
+    sample_value,
+)
 from ml_project_template.data.table import PARTS, RawTable
 from ml_project_template.data.tabular import TabularDataset
 from ml_project_template.errors import ConfigError, DataError
 from ml_project_template.utils import io
+from ml_project_template.utils.directories import sync
 from ml_project_template.utils.secrets import public_url
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["FORMAT_VERSION", "PREPARED", "Prepared", "fit_parts", "prepare"]
 
@@ -108,13 +121,75 @@ def prepare(table: RawTable, *, preprocessor: Preprocessor, output_root: str) ->
     found = place.read(digest, source=public_url(table.path))
     if found is not None:
         return found
-    parts = table.parts()
-    warn_of_leaks(parts, f"'{public_url(table.path)}'")
-    prepared, fitted, signature = fit_parts(parts, preprocessor, table.path)
+    prepared, fitted, signature = _prepare_by_column(table, preprocessor)
     # The digest of the bytes that were parsed: the file may have changed since it was looked up.
-    parsed = parts["train"].digest
+    parsed = prepared["train"].digest
     assert parsed is not None
     return place.write(prepared, fitted, signature, parsed)
+
+
+def _prepare_by_column(
+    table: RawTable, preprocessor: Preprocessor
+) -> tuple[dict[str, TabularDataset], Preprocessor, Signature]:
+    """Do what `fit_parts` does with each column as soon as it is read, and let it go.
+
+    So a value is in memory once, raw or prepared, and a column is worked on while it is in the
+    processor's cache.
+    """
+    opened = table.open()
+    where = f"'{opened.source}'"
+    positions = table.rows(opened.rows)
+    # The rows of a part stand together from here on, the training rows first.
+    sizes = {part: len(positions[part]) for part in PARTS if part in positions}
+    order = np.concatenate([positions[part] for part in sizes])
+    rows = opened.rows.take(order)
+    train = slice(sizes["train"])
+    _require_two_classes(rows.y[train], rows.class_names, where)
+    watch = LeakWatch(rows.y, sizes, rows.task)
+    sample: dict[int, dict[str, Value]] = {
+        row: {} for row in sample_rows(rows.y[train], rows.task, sizes["train"])
+    }
+    fitted = Preprocessor(**preprocessor.get_params())
+    features: list[Feature] = []
+    learned: list[LearnedColumn] = []
+    outputs: dict[str, NDArray[np.float32]] = {}
+    for name, raw in opened.features:
+        values = raw.to_numpy() if isinstance(raw.dtype, np.dtype) else raw.array
+        column = pd.Series(values.take(order), copy=False)
+        of_train = column.iloc[train]
+        watch.look_at(name, column)
+        features.append(describe(name, of_train))
+        learned.append(fitted.learn(features[-1], of_train))
+        outputs |= fitted.transform_column(learned[-1], column, order)
+        for row, sampled in sample.items():
+            sampled[name] = sample_value(column.array[row])
+    watch.warn(where)
+    fitted.set_columns(learned)
+    signature = Signature.of_features(
+        features,
+        list(sample.values()),
+        y=rows.y[train],
+        n_rows=sizes["train"],
+        target=rows.target_column,
+        task=rows.task,
+        class_names=rows.class_names,
+    )
+    parts: dict[str, TabularDataset] = {}
+    start = 0
+    for part, size in sizes.items():
+        here = slice(start, start + size)
+        start += size
+        parts[part] = TabularDataset.of_columns(
+            pd.DataFrame({name: values[here] for name, values in outputs.items()}, copy=False),
+            replace(rows, y=rows.y[here]),
+            name=table.name,
+            digest=opened.digest,
+            source=opened.source,
+            dropped=opened.features.dropped,
+            signature=signature,
+            preprocessor=fitted,
+        )
+    return parts, fitted, signature
 
 
 def fit_parts(
@@ -135,11 +210,7 @@ def fit_parts(
         DataError: The training rows hold one class only, or a value can't be prepared.
     """
     raw = parts["train"]
-    if raw.task == "classification" and len(np.unique(raw.y)) < 2:
-        raise DataError(
-            f"'{public_url(path)}': the training rows hold one class only, '{raw.labels[0]}'; "
-            "at least two are needed."
-        )
+    _require_two_classes(raw.y, raw.class_names, f"'{public_url(path)}'")
     raw.signature = signature = Signature.from_dataset(raw)
     fitted = Preprocessor(**preprocessor.get_params()).fit(raw)
     prepared: dict[str, TabularDataset] = {}
@@ -147,6 +218,15 @@ def fit_parts(
         dataset.signature = signature
         prepared[part] = fitted.transform(dataset)
     return prepared, fitted, signature
+
+
+def _require_two_classes(y: NDArray[Any], class_names: Sequence[str], where: str) -> None:
+    """Refuse training rows of one class."""
+    if class_names and np.count_nonzero(np.bincount(y)) < 2:
+        raise DataError(
+            f"{where}: the training rows hold one class only, '{class_names[y[0]]}'; at least two "
+            "are needed."
+        )
 
 
 class _Place:
@@ -198,23 +278,26 @@ class _Place:
         names = [PREPROCESSING, SIGNATURE, *(f"{part}.parquet" for part in there)]
         if set(files) != set(names):
             raise DataError(f"{PREPARED} does not list the files {', '.join(names)}.")
-        contents = {name: self._verified(directory, name, files[name]) for name in names}
-        preprocessor = Preprocessor.from_dict(
-            io.parse_json(contents[PREPROCESSING], where=PREPROCESSING)
+        state, described = (
+            io.parse_json(self._verified(directory, name, files[name]), where=name)
+            for name in (PREPROCESSING, SIGNATURE)
         )
-        signature = Signature.from_dict(io.parse_json(contents[SIGNATURE], where=SIGNATURE))
+        preprocessor = Preprocessor.from_dict(state)
+        signature = Signature.from_dict(described)
         parts: dict[str, TabularDataset] = {}
         for part in there:
-            table = parse_parquet(contents[f"{part}.parquet"], f"{part}.parquet")
-            names = list(preprocessor.output_names_)
-            if list(table.columns) != [*names, signature.target]:
-                raise DataError(f"{part}.parquet does not hold the prepared columns.")
-            parts[part] = TabularDataset(
-                table[names],
-                table[signature.target],
-                target_column=signature.target,
-                task=signature.task,
-                class_names=signature.class_names or None,
+            name = f"{part}.parquet"
+            features, y = _read_part(
+                self._verified(directory, name, files[name]), name, preprocessor, signature
+            )
+            parts[part] = TabularDataset.of_columns(
+                features,
+                SplitRows(
+                    y=y,
+                    task=signature.task,
+                    class_names=signature.class_names,
+                    target_column=signature.target,
+                ),
                 name=self._name,
                 digest=digest,
                 source=source,
@@ -254,19 +337,8 @@ class _Place:
         digest: str,
     ) -> Prepared:
         """Write prepared splits, whole or not at all."""
-        contents = {
-            PREPROCESSING: _json_bytes(preprocessor.to_dict()),
-            SIGNATURE: _json_bytes(signature.to_dict()),
-            **{f"{part}.parquet": parts[part].parquet_bytes() for part in self._parts(parts)},
-        }
-        record = {
-            "format_version": FORMAT_VERSION,
-            "input": digest,
-            "config": self._config,
-            "files": {name: _fingerprint(content) for name, content in contents.items()},
-        }
-        contents[PREPARED] = _json_bytes(record)
         directory = self._directory(digest)
+        contents = self._contents(parts, preprocessor, signature, digest)
         if io.is_remote(directory):
             self._write_remote(directory, contents)
         else:
@@ -282,21 +354,55 @@ class _Place:
             reused=False,
         )
 
-    def _write_remote(self, directory: str, contents: Mapping[str, bytes]) -> None:
+    def _contents(
+        self,
+        parts: Mapping[str, TabularDataset],
+        preprocessor: Preprocessor,
+        signature: Signature,
+        digest: str,
+    ) -> Iterator[tuple[str, bytes | memoryview]]:
+        """Make each file, the record of all others at last; one is in memory at a time."""
+        makers: dict[str, Callable[[], bytes | memoryview]] = {
+            PREPROCESSING: lambda: _json_bytes(preprocessor.to_dict(), indent=None),
+            SIGNATURE: lambda: _json_bytes(signature.to_dict(), indent=None),
+            **{f"{part}.parquet": parts[part].parquet_bytes for part in self._parts(parts)},
+        }
+        files = {}
+        for name, make in makers.items():
+            content = make()
+            files[name] = _fingerprint(content)
+            yield name, content
+        record = {
+            "format_version": FORMAT_VERSION,
+            "input": digest,
+            "config": self._config,
+            "files": files,
+        }
+        yield PREPARED, _json_bytes(record)
+
+    def _write_remote(
+        self, directory: str, contents: Iterable[tuple[str, bytes | memoryview]]
+    ) -> None:
         # There is no rename there. What is written depends on input and settings alone, so rivals
         # write the same bytes; the record goes first and comes last, so that nothing half written
         # is ever described as whole.
         io.remove_tree(io.join(directory, PREPARED), self._storage_options)
-        for name, content in contents.items():
+        for name, content in contents:
             io.write_bytes(io.join(directory, name), content, self._storage_options)
 
-    def _write_local(self, target: Path, contents: Mapping[str, bytes], digest: str) -> None:
+    def _write_local(
+        self, target: Path, contents: Iterable[tuple[str, bytes | memoryview]], digest: str
+    ) -> None:
         _sweep(target.parent)
         staging = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(6)}.staging")
         try:
             staging.mkdir(parents=True)
-            for name, content in contents.items():
-                io.write_bytes(str(staging / name), content)
+            for name, content in contents:
+                # Each is on the disk before the directory gets its name.
+                with (staging / name).open("xb") as handle:
+                    handle.write(content)
+                    os.fsync(handle.fileno())
+            sync(staging)
             self._publish(staging, target, digest)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -324,6 +430,35 @@ class _Place:
         raise DataError(f"'{target}' can't be put in place: others keep replacing it.")
 
 
+def _read_part(
+    content: bytes, name: str, preprocessor: Preprocessor, signature: Signature
+) -> tuple[pd.DataFrame, NDArray[Any]]:
+    """Read the prepared features and the target of a part that is known to be as it was written."""
+    import pyarrow as pa
+
+    target, class_names = signature.target, signature.class_names
+    table = parse_parquet(content, name, dictionaries=[target])
+    names = list(preprocessor.output_names_)
+    if table.column_names != [*names, target] or any(
+        table.schema.field(column).type != pa.float32() for column in names
+    ):
+        raise DataError(f"{name} does not hold the prepared columns.")
+    columns = {column: table.column(column).to_numpy() for column in names}
+    values = table.column(target)
+    if signature.task == "regression":
+        y = values.to_numpy().astype(np.float64)
+    else:
+        labels = values.unify_dictionaries().combine_chunks()
+        if isinstance(labels, pa.ChunkedArray):
+            labels = labels.chunk(0)
+        places = {label: code for code, label in enumerate(class_names)}
+        of_dictionary = [places.get(label, -1) for label in labels.dictionary.to_pylist()]
+        y = np.asarray(of_dictionary, dtype=np.int64)[labels.indices.to_numpy()]
+        if len(y) and y.min() < 0:
+            raise DataError(f"{name} holds a label that is none of the classes.")
+    return pd.DataFrame(columns, copy=False), y
+
+
 def _damaged(directory: str, error: Exception) -> Prepared | None:
     """Tell that prepared data will be made again, and why."""
     logger.warning("%s is damaged and is made again: %s", public_url(directory), error)
@@ -346,10 +481,11 @@ def _sweep(parent: Path) -> None:
             continue
 
 
-def _fingerprint(content: bytes) -> dict[str, Any]:
+def _fingerprint(content: bytes | memoryview) -> dict[str, Any]:
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _json_bytes(state: object) -> bytes:
-    text = json.dumps(state, indent=2, ensure_ascii=False, allow_nan=False)
+def _json_bytes(state: object, indent: int | None = 2) -> bytes:
+    # Without indentation it is written by compiled code.
+    text = json.dumps(state, indent=indent, ensure_ascii=False, allow_nan=False)
     return f"{text}\n".encode()

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from ml_project_template.data.column_types import encode_categories, encode_dates
-from ml_project_template.data.columns import power_of_two, show
-from ml_project_template.data.signature import MAX_LEVELS, Signature
+from ml_project_template.data.columns import harmless_factor, show
+from ml_project_template.data.signature import MAX_LEVELS, Feature, Signature
 from ml_project_template.errors import ConfigError, DataError, unknown
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from ml_project_template.data.tabular import TabularDataset
 
-__all__ = ["Preprocessor"]
+__all__ = ["LearnedColumn", "Preprocessor"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,27 @@ _DATE_PARTS = ("days", "month", "day", "weekday", "hour")
 _SECONDS_A_DAY = 86_400.0
 # The years that a date can have, 1 to 9999, as days since 1970-01-01.
 _FIRST_DAY, _LAST_DAY = -719_162.0, 2_932_896.0
-# Rows are transformed in blocks of this many: a block stays in the processor's cache, and the
-# float64 copy of a large table is never in memory as a whole.
+# Columns are transformed in blocks of this many rows: a block stays in the processor's cache, and
+# the float64 copy of a column is never in memory as a whole.
 _BLOCK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedColumn:
+    """What a `Preprocessor` has learned from one column.
+
+    Attributes:
+        name: The name of the raw feature.
+        outputs: For each prepared feature that it becomes: what is filled in, subtracted and
+            divided by.
+        levels: The levels of a category; None for other columns.
+        dates: The parts of a date; None for other columns.
+    """
+
+    name: str
+    outputs: Sequence[tuple[float, float, float]]
+    levels: tuple[str, ...] | None = None
+    dates: tuple[str, ...] | None = None
 
 
 class Preprocessor:
@@ -116,32 +135,47 @@ class Preprocessor:
         if dataset.preprocessor is not None:
             raise DataError(f"'{dataset.name}' is prepared already; fit on the raw rows.")
         signature = dataset.signature or Signature.from_dataset(dataset)
-        self.feature_names_ = dataset.feature_names
-        self.levels_ = {f.name: f.levels for f in signature.features if f.levels is not None}
-        self.dates_ = {}
-        learned: list[tuple[float, float, float]] = []
-        for feature in signature.features:
-            column = dataset.features[feature.name]
-            if feature.levels is not None:
-                learned.append((0.0, 0.0, 1.0))
-            elif feature.type == "date":
-                seconds = encode_dates(column, feature.name, f"'{dataset.name}'")
-                parts = _parts_of(seconds)
-                self.dates_[feature.name] = parts
-                learned += [
-                    self._fit_column(f"{feature.name}.{part}", values)
-                    for part, values in zip(parts, _date_parts(seconds, parts), strict=True)
-                ]
-            else:
-                values = column.to_numpy(dtype=np.float64)
-                learned.append(self._fit_column(feature.name, values))
+        self.set_columns(
+            [self.learn(feature, dataset.features[feature.name]) for feature in signature.features]
+        )
+        return self
+
+    def learn(self, feature: Feature, column: pd.Series[Any]) -> LearnedColumn:
+        """Learn from one column; the others' make no difference.
+
+        Args:
+            feature: What the column is.
+            column: Its training rows.
+        """
+        if feature.levels is not None:
+            return LearnedColumn(feature.name, [(0.0, 0.0, 1.0)], levels=feature.levels)
+        if feature.type != "date":
+            values = column.to_numpy(dtype=np.float64)
+            return LearnedColumn(feature.name, [self._fit_column(feature.name, values)])
+        seconds = encode_dates(column, feature.name, "The data")
+        parts = _parts_of(seconds)
+        learned = [
+            self._fit_column(f"{feature.name}.{part}", values)
+            for part, values in zip(parts, _date_parts(seconds, parts), strict=True)
+        ]
+        return LearnedColumn(feature.name, learned, dates=parts)
+
+    def set_columns(self, columns: Sequence[LearnedColumn]) -> None:
+        """Put together what was learned column by column.
+
+        Args:
+            columns: What `learn` gave, in the order of the columns.
+        """
+        self.feature_names_ = tuple(column.name for column in columns)
+        self.levels_ = {c.name: c.levels for c in columns if c.levels is not None}
+        self.dates_ = {c.name: c.dates for c in columns if c.dates is not None}
+        learned = [output for column in columns for output in column.outputs]
         fill, mean, scale = (
             np.asarray(values, dtype=np.float64) for values in zip(*learned, strict=True)
         )
         self.fill_ = fill if self.impute is not None else None
         self.mean_ = mean if self.scale is not None else None
         self.scale_ = scale if self.scale is not None else None
-        return self
 
     @property
     def output_names_(self) -> tuple[str, ...]:
@@ -184,8 +218,8 @@ class Preprocessor:
         if len(there) == 0:
             logger.warning("The feature '%s' has no value in any training row.", name)
             return 0.0, 0.0, 1.0
-        factor = power_of_two(there)
-        scaled = there / factor
+        factor = harmless_factor(there)
+        scaled = there if factor == 1.0 else there / factor
         fill = 0.0
         if self.impute == "mean":
             fill = _mean(scaled)
@@ -194,7 +228,8 @@ class Preprocessor:
         if self.impute is not None and len(there) < len(values):
             scaled = np.where(missing, fill, values / factor)
         mean = _mean(scaled)
-        variance = float(np.mean(np.square(scaled - mean)))
+        deviations = scaled - mean
+        variance = float(np.mean(np.square(deviations, out=deviations)))
         # A column whose spread is nothing but rounding is constant: dividing by it would blow the
         # rounding up. The bound is that of scikit-learn's StandardScaler, after Chan, Golub and
         # LeVeque, "Algorithms for computing the sample variance" (1983).
@@ -245,28 +280,86 @@ class Preprocessor:
         for name in self.feature_names_:
             if name not in frame.columns:
                 raise DataError(_lacks(name, frame))
-        names = self.output_names_
-        result = np.empty((len(frame), len(names)), dtype=np.float32)
-        for start in range(0, len(frame), _BLOCK_ROWS):
-            block = slice(start, start + _BLOCK_ROWS)
-            result[block] = self._transform(self._encode(frame.iloc[block]), start)
-        return pd.DataFrame(result, columns=list(names), copy=False)
+        outputs: dict[str, NDArray[np.float32]] = {}
+        for column in self._columns():
+            outputs |= self.transform_column(column, frame[column.name])
+        return pd.DataFrame(outputs, copy=False)
 
-    def _encode(self, frame: pd.DataFrame) -> NDArray[np.float64]:
-        """Write raw columns as numbers, in the learned order."""
-        if not self.levels_ and not self.dates_:
-            columns = frame[list(self.feature_names_)]
-            return columns.to_numpy(dtype=np.float64, na_value=np.nan)
-        values = np.empty((len(frame), len(self.feature_names_)))
-        for index, name in enumerate(self.feature_names_):
-            column = frame[name]
-            if name in self.levels_:
-                values[:, index] = encode_categories(column, self.levels_[name])
-            elif name in self.dates_:
-                values[:, index] = encode_dates(column, name, "The data")
-            else:
-                values[:, index] = column.to_numpy(dtype=np.float64, na_value=np.nan)
-        return values
+    def _columns(self) -> Iterator[LearnedColumn]:
+        """Take apart what was learned."""
+        place = 0
+        for name in self.feature_names_:
+            outputs = []
+            for _ in self._outputs_of(name):
+                outputs.append(
+                    (
+                        0.0 if self.fill_ is None else float(self.fill_[place]),
+                        0.0 if self.mean_ is None else float(self.mean_[place]),
+                        1.0 if self.scale_ is None else float(self.scale_[place]),
+                    )
+                )
+                place += 1
+            yield LearnedColumn(name, outputs, self.levels_.get(name), self.dates_.get(name))
+
+    def transform_column(
+        self,
+        learned: LearnedColumn,
+        column: pd.Series[Any],
+        rows: NDArray[np.int64] | None = None,
+    ) -> dict[str, NDArray[np.float32]]:
+        """Prepare one raw column.
+
+        Args:
+            learned: What `learn` gave for it.
+            column: Its values in any rows.
+            rows: Where each of them stands in its table, for messages; None where it stands here.
+
+        Returns:
+            The prepared features that it becomes, by name, each of shape ``(n_samples,)``.
+
+        Raises:
+            DataError: A value can't be scaled to a 32-bit float.
+        """
+        name = learned.name
+        if learned.levels is not None:
+            return {name: encode_categories(column, learned.levels).astype(np.float32)}
+        if learned.dates is not None:
+            seconds = encode_dates(column, name, "The data")
+            names = [f"{name}.{part}" for part in learned.dates]
+            columns = _date_parts(seconds, learned.dates)
+        else:
+            names, columns = [name], [_numbers(column)]
+        return {
+            output: self._prepare(values, output, numbers, rows)
+            for output, values, numbers in zip(names, columns, learned.outputs, strict=True)
+        }
+
+    def _prepare(
+        self,
+        values: NDArray[Any],
+        name: str,
+        learned: tuple[float, float, float],
+        places: NDArray[np.int64] | None,
+    ) -> NDArray[np.float32]:
+        """Do with a column what `_transform` does with the columns of a row, to the bit."""
+        fill, mean, scale = learned
+        result = np.empty(len(values), dtype=np.float32)
+        with np.errstate(over="ignore"):
+            for start in range(0, len(values), _BLOCK_ROWS):
+                rows = slice(start, start + _BLOCK_ROWS)
+                block = values[rows].astype(np.float64)
+                if self.impute is not None:
+                    np.copyto(block, fill, where=np.isnan(block))
+                if self.scale is not None:
+                    block -= mean
+                    block /= scale
+                result[rows] = block
+                infinite = np.isinf(result[rows])
+                if infinite.any():
+                    row = start + int(np.argmax(infinite))
+                    place = row if places is None else int(places[row])
+                    raise _too_large(place, name, float(values[row]))
+        return result
 
     def transform_array(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
         """Prepare raw rows in the learned order of the features.
@@ -287,7 +380,7 @@ class Preprocessor:
             raise DataError(
                 f"Rows must have the shape (n, {len(self.feature_names_)}), got {values.shape}."
             )
-        return self._transform(values, 0)
+        return self._transform(values)
 
     def expand(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Put the parts of each date in its place; the first step of ``transform_array``.
@@ -307,8 +400,8 @@ class Preprocessor:
             columns += [values[:, index]] if parts is None else _date_parts(values[:, index], parts)
         return np.column_stack(columns)
 
-    def _transform(self, values: NDArray[np.float64], start: int) -> NDArray[np.float32]:
-        """Prepare a block of rows; ``start`` is the position of its first, for messages."""
+    def _transform(self, values: NDArray[np.float64]) -> NDArray[np.float32]:
+        """Prepare rows."""
         values = raw = self.expand(values)
         if self.fill_ is not None:
             missing = np.isnan(values)
@@ -322,10 +415,7 @@ class Preprocessor:
         infinite = np.isinf(result)
         if infinite.any():
             row, column = (int(index[0]) for index in np.nonzero(infinite))
-            raise DataError(
-                f"Row {start + row + 1}: feature '{self.output_names_[column]}': "
-                f"{show(float(raw[row, column]))} is too large to be prepared as a 32-bit float."
-            )
+            raise _too_large(row, self.output_names_[column], float(raw[row, column]))
         return result
 
     def _check_fitted(self) -> None:
@@ -404,6 +494,20 @@ class Preprocessor:
         if preprocessor.scale_ is not None and not (preprocessor.scale_ > 0).all():
             raise DataError("preprocessing.std must hold numbers greater than 0.")
         return preprocessor
+
+
+def _numbers(column: pd.Series[Any]) -> NDArray[Any]:
+    """Give a column as an array of numbers, as it is where it is one."""
+    if column.dtype.kind in "biuf" and isinstance(column.dtype, np.dtype):
+        return column.to_numpy()
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _too_large(row: int, name: str, value: float) -> DataError:
+    return DataError(
+        f"Row {row + 1}: feature '{name}': {show(value)} is too large to be prepared as a 32-bit "
+        "float."
+    )
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -12,7 +12,7 @@ import functools
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, get_args
 
 import numpy as np
@@ -23,7 +23,7 @@ from ml_project_template.data.column_types import (
     encode_dates,
     parse_date,
 )
-from ml_project_template.data.columns import label_text, power_of_two, show, sort_labels
+from ml_project_template.data.columns import harmless_factor, label_text, show, sort_labels
 from ml_project_template.errors import DataError, unknown
 
 if TYPE_CHECKING:
@@ -34,7 +34,17 @@ if TYPE_CHECKING:
 
     Rows = pd.DataFrame | Sequence[Mapping[str, object]] | Sequence[Sequence[object]]
 
-__all__ = ["MAX_LEVELS", "Feature", "FeatureType", "Signature", "Task", "Value"]
+__all__ = [
+    "MAX_LEVELS",
+    "Feature",
+    "FeatureType",
+    "Signature",
+    "Task",
+    "Value",
+    "describe",
+    "sample_rows",
+    "sample_value",
+]
 
 FeatureType = Literal["float", "int", "bool", "category", "date"]
 Task = Literal["classification", "regression"]
@@ -47,6 +57,8 @@ The histogram booster has 255 bins for a feature, one of them for what is missin
 """
 
 _NUM_SAMPLE_ROWS = 5
+_NUM_BUCKETS = 4096
+_FEW_TO_SORT = 20_000
 _DECILES = np.linspace(0.0, 1.0, 11)
 _NUM_GAPS = 8
 
@@ -153,19 +165,52 @@ class Signature:
         Args:
             dataset: The training rows, not yet prepared.
         """
-        return cls(
-            features=tuple(
-                _describe(name, dataset.features.iloc[:, index])
-                for index, name in enumerate(dataset.feature_names)
-            ),
-            target=dataset.target_column,
-            class_names=dataset.class_names,
-            sample=tuple(_sample(dataset)),
+        columns = [
+            (name, dataset.features.iloc[:, index])
+            for index, name in enumerate(dataset.feature_names)
+        ]
+        sample = sample_rows(dataset.y if dataset.has_target else None, dataset.task, len(dataset))
+        return cls.of_features(
+            [describe(name, column) for name, column in columns],
+            [{name: sample_value(column.iloc[row]) for name, column in columns} for row in sample],
+            y=dataset.y if dataset.has_target else None,
             n_rows=len(dataset),
+            target=dataset.target_column,
             task=dataset.task,
-            target_quantiles=(
-                _quantiles(dataset.y.astype(np.float64)) if dataset.task == "regression" else None
-            ),
+            class_names=dataset.class_names,
+        )
+
+    @classmethod
+    def of_features(
+        cls,
+        features: Sequence[Feature],
+        sample: Sequence[dict[str, Value]],
+        *,
+        y: NDArray[Any] | None,
+        n_rows: int,
+        target: str,
+        task: Task,
+        class_names: tuple[str, ...],
+    ) -> Self:
+        """Put together what was found out column by column.
+
+        Args:
+            features: What `describe` says of each column.
+            sample: The values of `sample_rows`.
+            y: The target of the training rows; None where it is not known.
+            n_rows: How many training rows there are.
+            target: The attribute of the class.
+            task: The attribute of the class.
+            class_names: The attribute of the class.
+        """
+        return cls(
+            features=tuple(features),
+            target=target,
+            class_names=class_names,
+            sample=tuple(sample),
+            n_rows=n_rows,
+            task=task,
+            target_quantiles=_quantiles(y) if task == "regression" and y is not None else None,
         )
 
     @property
@@ -239,7 +284,7 @@ class Signature:
         return {
             "features": [
                 {
-                    **asdict(feature),
+                    **{field.name: getattr(feature, field.name) for field in fields(feature)},
                     "quantiles": None if feature.quantiles is None else list(feature.quantiles),
                     "levels": None if feature.levels is None else list(feature.levels),
                     "shares": None if feature.shares is None else list(feature.shares),
@@ -458,11 +503,17 @@ def _missing(name: str, surplus: set[str]) -> str:
     return f"the feature '{name}' is missing{hint}"
 
 
-def _describe(name: str, column: pd.Series[Any]) -> Feature:
+def describe(name: str, column: pd.Series[Any]) -> Feature:
+    """Describe a raw column.
+
+    Args:
+        name: Its name.
+        column: As `typed_column` gives it, of the training rows.
+    """
     import pandas as pd
 
-    missing = float(column.isna().mean())
     if isinstance(column.dtype, pd.CategoricalDtype):
+        missing = float(column.isna().mean())
         levels, shares = _levels(column)
         return Feature(name, "category", None, None, None, missing, None, levels, shares)
     kind: FeatureType = "float"
@@ -473,24 +524,64 @@ def _describe(name: str, column: pd.Series[Any]) -> Feature:
         values = encode_dates(column, name, "The table")
     else:
         values = column.to_numpy(dtype=np.float64)
-    there = values[~np.isnan(values)]
+    is_missing = np.isnan(values)
+    missing = float(is_missing.mean())
+    there = values[~is_missing] if missing else values
     if len(there) == 0:
         return Feature(name, kind, None, None, None, missing, None)
-    factor = power_of_two(there)
+    factor = harmless_factor(there)
     return Feature(
         name=name,
         type=kind,
         min=float(there.min()),
         max=float(there.max()),
-        mean=float(np.mean(there / factor) * factor),
+        mean=float(np.mean(there if factor == 1.0 else there / factor) * factor),
         missing=missing,
         quantiles=_quantiles(there),
     )
 
 
 def _quantiles(values: NDArray[np.float64]) -> tuple[float, ...]:
-    factor = power_of_two(values)
-    return tuple((np.quantile(values / factor, _DECILES) * factor).tolist())
+    """Give the deciles that ``numpy.quantile`` gives."""
+    factor = harmless_factor(values)
+    if factor != 1.0:
+        values = values / factor
+    places = _DECILES * (len(values) - 1)
+    below = np.floor(places).astype(np.int64)
+    above = np.minimum(below + 1, len(values) - 1)
+    found = _in_order(values, np.concatenate([below, above]))
+    low, high = found[: len(below)], found[len(below) :]
+    part, step = places - below, high - low
+    # From the nearer side, as NumPy does: the result is never beyond either.
+    quantiles = np.where(part < 0.5, low + step * part, high - step * (1.0 - part))
+    return tuple((quantiles * factor).tolist())
+
+
+def _in_order(values: NDArray[np.float64], places: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Give what would stand at some places if the values were sorted.
+
+    Only a small part of many values is sorted: they are counted in buckets of equal width, and the
+    buckets that hold a place are. Where most values are in one of them, all are sorted.
+    """
+    lowest, highest = float(values.min()), float(values.max())
+    width = (highest - lowest) / _NUM_BUCKETS
+    if len(values) < _FEW_TO_SORT or not math.isfinite(1.0 / width if width else math.inf):
+        return np.sort(values)[places]
+    # Rounding keeps the order of the values, so each bucket's are below those of the next.
+    scaled = values - lowest
+    scaled *= 1.0 / width
+    buckets = scaled.astype(np.int32)
+    counts = np.bincount(buckets)
+    ends = np.cumsum(counts)
+    of_places = np.searchsorted(ends, places, side="right")
+    is_wanted = np.zeros(len(counts), dtype=bool)
+    is_wanted[of_places] = True
+    if counts[is_wanted].sum() > len(values) // 4:
+        return np.sort(values)[places]
+    wanted = np.sort(values[is_wanted[buckets]])
+    skipped = np.cumsum(np.where(is_wanted, 0, counts))
+    found: NDArray[np.float64] = wanted[places - skipped[of_places]]
+    return found
 
 
 def _levels(column: pd.Series[Any]) -> tuple[tuple[str, ...], tuple[float, ...]]:
@@ -504,28 +595,36 @@ def _levels(column: pd.Series[Any]) -> tuple[tuple[str, ...], tuple[float, ...]]
     return levels, tuple(shares[level] for level in levels)
 
 
-def _sample(dataset: TabularDataset) -> list[dict[str, Value]]:
-    """Take the first row of each class, then the first of the others."""
+def sample_rows(y: NDArray[Any] | None, task: Task, num_rows: int) -> list[int]:
+    """Choose the first row of each class, then the first of the others.
+
+    Args:
+        y: The target of the training rows; None where it is not known.
+        task: What it is.
+        num_rows: How many rows there are.
+
+    Returns:
+        Up to 5 positions.
+    """
     positions: list[int] = []
-    if dataset.has_target and dataset.task == "classification":
-        _, first = np.unique(dataset.y, return_index=True)
-        positions = first[:_NUM_SAMPLE_ROWS].tolist()
-    others = (row for row in range(min(len(dataset), 2 * _NUM_SAMPLE_ROWS)))
-    for row in others:
+    if y is not None and task == "classification":
+        counts = np.bincount(y)
+        firsts = [int(np.argmax(y == code)) for code in np.flatnonzero(counts)[:_NUM_SAMPLE_ROWS]]
+        positions = firsts
+    for row in range(min(num_rows, 2 * _NUM_SAMPLE_ROWS)):
         if len(positions) == _NUM_SAMPLE_ROWS:
             break
         if row not in positions:
             positions.append(row)
-    return [
-        {
-            name: _plain(dataset.features.iloc[row, index])
-            for index, name in enumerate(dataset.feature_names)
-        }
-        for row in positions
-    ]
+    return positions
 
 
-def _plain(value: Any) -> Value:
+def sample_value(value: Any) -> Value:
+    """Write a value of a typed column as plain JSON.
+
+    Args:
+        value: A number, a text, a date, or a gap.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, datetime.datetime):

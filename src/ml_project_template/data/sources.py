@@ -186,16 +186,9 @@ def _place(
 def _describe(
     path: str, storage_options: Mapping[str, Any] | None, *, rows: int | None, changed: bool
 ) -> Onboarded:
-    digests = []
-    size = 0
-    for file in io.matching_files(path, storage_options):
-        digest = hashlib.sha256()
-        with io.open_binary(file, storage_options) as handle:
-            while block := handle.read(1024 * 1024):
-                digest.update(block)
-                size += len(block)
-        digests.append(digest.hexdigest())
-    joined = io.joined_digest(digests)
+    files = io.matching_files(path, storage_options)
+    digests, sizes = zip(*(io.fingerprint(file, storage_options) for file in files), strict=True)
+    joined, size = io.joined_digest(digests), sum(sizes)
     return Onboarded(path=path, digest=joined, size=size, rows=rows, changed=changed)
 
 

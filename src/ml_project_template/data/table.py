@@ -12,7 +12,8 @@ from pydantic import Field
 
 from ml_project_template.data.columns import label_text
 from ml_project_template.data.files import format_of, parse
-from ml_project_template.data.parts import PARTS, SplitSettings, fold_rows, part_rows
+from ml_project_template.data.parts import PARTS, SplitRows, SplitSettings, fold_rows, part_rows
+from ml_project_template.data.raw_columns import OpenTable, open_table
 from ml_project_template.data.signature import Task
 from ml_project_template.data.tabular import TabularDataset
 from ml_project_template.errors import ConfigError, unknown
@@ -110,19 +111,42 @@ class RawTable:
         self.split_by.check()
         return TabularDataset.from_file(
             self.path,
-            target_column=self.target_column,
-            task=self.task,
-            columns=self.columns,
-            class_names=self.class_names,
-            drop_columns=self.drop_columns,
-            only_columns=self.only_columns,
-            drop_identifiers=self.drop_identifiers,
-            drop_constant=self.drop_constant,
-            split_column=self.split_by.column,
+            **self._reading(),
             name=self.name,
             storage_options=self.storage_options,
             **self.read_options,
         )
+
+    def open(self) -> OpenTable:
+        """Read the table up to its target.
+
+        Raises:
+            ConfigError: A setting is wrong.
+            DataError: The table can't be used as it is.
+            FileNotFoundError: There is no such file.
+        """
+        self.split_by.check()
+        return open_table(
+            self.path,
+            **self._reading(),
+            storage_options=self.storage_options,
+            file_format=format_of(self.path),
+            read_options=self.read_options,
+        )
+
+    def _reading(self) -> dict[str, Any]:
+        """Give what says how the columns are taken."""
+        return {
+            "target_column": self.target_column,
+            "task": self.task,
+            "columns": self.columns,
+            "class_names": self.class_names,
+            "drop_columns": self.drop_columns,
+            "only_columns": self.only_columns,
+            "drop_identifiers": self.drop_identifiers,
+            "drop_constant": self.drop_constant,
+            "split_column": self.split_by.column,
+        }
 
     def parts(self) -> dict[str, TabularDataset]:
         """Read the table and split it; see `part_rows`.
@@ -137,7 +161,7 @@ class RawTable:
         """
         self.check_sizes()
         data = self.read()
-        return {part: data.take(rows) for part, rows in self._rows(data).items()}
+        return {part: data.take(rows) for part, rows in self.rows(data.split_rows).items()}
 
     def folds(self, cv: int) -> list[tuple[TabularDataset, TabularDataset]]:
         """Read the table, set its test rows aside, and cut the rest into folds; see `fold_rows`.
@@ -156,12 +180,12 @@ class RawTable:
         self.check_sizes()
         data = self.read()
         rest = np.ones(len(data), dtype=bool)
-        rest[replace(self, val_size=0.0)._rows(data).get("test", [])] = False
+        rest[replace(self, val_size=0.0).rows(data.split_rows).get("test", [])] = False
         data = data.take(np.flatnonzero(rest))
         return [
             (data.take(train), data.take(val))
             for train, val in fold_rows(
-                data,
+                data.split_rows,
                 self.split_by,
                 num_folds=cv,
                 random_state=self.random_state,
@@ -169,8 +193,12 @@ class RawTable:
             )
         ]
 
-    def _rows(self, data: TabularDataset) -> dict[str, NDArray[np.int64]]:
-        """Find the positions of the rows of each part."""
+    def rows(self, data: SplitRows) -> dict[str, NDArray[np.int64]]:
+        """Find the positions of the rows of each part; see `part_rows`.
+
+        Args:
+            data: All rows of the table.
+        """
         return part_rows(
             data,
             self.split_by,
@@ -189,6 +217,8 @@ class RawTable:
         shown = f"split.file '{public_url(path)}'"
         data = io.read_bytes(path, storage_options=self.storage_options)
         table = parse(data, shown, format_of(path), {})
+        if not isinstance(table, pd.DataFrame):
+            table = table.to_pandas()
         table.columns = pd.Index([str(column) for column in table.columns], dtype=object)
         return table
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import logging
 import os
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -13,19 +11,14 @@ import numpy as np
 import pandas as pd
 
 from ml_project_template.data.base import BaseDataset
-from ml_project_template.data.column_types import (
-    check_column_types,
-    is_constant,
-    is_identifier,
-    typed_column,
-)
-from ml_project_template.data.columns import check_unique, show
-from ml_project_template.data.files import FileFormat, format_of, parse
+from ml_project_template.data.columns import show
+from ml_project_template.data.files import FileFormat, format_of
+from ml_project_template.data.parts import SplitRows
+from ml_project_template.data.raw_columns import RawColumns, TypedColumns, open_table
 from ml_project_template.data.splitting import num_rows_of, split_indices
-from ml_project_template.data.targets import encode_labels, given_class_names, read_numbers, task_of
-from ml_project_template.errors import ConfigError, DataError, unknown
+from ml_project_template.data.targets import given_class_names, read_target, task_of
+from ml_project_template.errors import ConfigError, DataError
 from ml_project_template.utils import io
-from ml_project_template.utils.secrets import public_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,12 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TabularDataset"]
 
-logger = logging.getLogger(__name__)
-
 FilePath = str | os.PathLike[str]
 
-# How many columns a message names before it says '...'.
-_SHOWN_COLUMNS = 10
+_BLOCK_ROWS = 1024
+# A column of so few values, among as many rows as that, is stored as a dictionary and its places.
+_FEW_VALUES, _OF_ROWS = 64, 256
 
 
 class TabularDataset(BaseDataset):
@@ -104,9 +96,17 @@ class TabularDataset(BaseDataset):
         self.signature = signature
         self.preprocessor = preprocessor
         self.split_keys = None if split_keys is None else split_keys.reset_index(drop=True)
-        self.features = _typed_features(features, columns or {}, where)
-        self.dropped = {key: "columns" for key, kind in (columns or {}).items() if kind == "drop"}
-        self._drop(columns or {}, identifiers=drop_identifiers, constant=drop_constant, where=where)
+        typed = TypedColumns(
+            [str(column) for column in features.columns],
+            RawColumns.of_frame(features).take,
+            num_rows=len(features),
+            columns=columns or {},
+            drop_identifiers=drop_identifiers,
+            drop_constant=drop_constant,
+            where=where,
+        )
+        self.features = pd.DataFrame(dict(typed), copy=False)
+        self.dropped = typed.dropped
         self._feature_names = tuple(str(column) for column in self.features.columns)
         if target_column in self._feature_names:
             raise DataError(f"{where}: the target column '{target_column}' is also a feature.")
@@ -118,46 +118,54 @@ class TabularDataset(BaseDataset):
             raise DataError(
                 f"{where}: {len(values)} labels for {len(self.features)} rows of features."
             )
-        self._task = task_of(values, task, target_column, class_names, where)
-        if values is not None and self._task == "regression":
-            self._y = read_numbers(values, target_column, where)
-        elif values is not None:
-            self._y, self._class_names = encode_labels(values, target_column, class_names, where)
-        elif class_names is not None:
+        if values is not None:
+            self._y, self._task, self._class_names = read_target(
+                values, task, target_column, class_names, where
+            )
+            return
+        self._task = task_of(None, task, target_column, class_names, where)
+        if class_names is not None:
             self._class_names = given_class_names(class_names)
 
-    def _drop(
-        self, columns: Mapping[str, str], *, identifiers: bool, constant: bool, where: str
-    ) -> None:
-        """Leave out the columns that no model can learn from, and say so."""
-        for name in list(self.features.columns):
-            if name in columns:
-                continue
-            if identifiers and is_identifier(self.features[name], name):
-                self.dropped[name] = "identifier"
-            elif constant and is_constant(self.features[name]):
-                self.dropped[name] = "constant"
-        left_out = [name for name in self.features.columns if name in self.dropped]
-        if not left_out:
-            return
-        if len(left_out) == self.features.shape[1]:
-            raise DataError(
-                f"{where} has no feature to learn from: {', '.join(left_out[:_SHOWN_COLUMNS])} "
-                "only name or number the rows, or hold one value alone. Keep one: "
-                f"'data.columns={{{left_out[0]}: category}}'"
-            )
-        for reason, what in (
-            ("identifier", "only names or numbers the rows"),
-            ("constant", "holds one value alone"),
-        ):
-            for name in left_out:
-                if self.dropped[name] == reason:
-                    logger.warning(
-                        "%s: the column '%s' %s and is left out; 'data.columns={%s: category}' "
-                        "keeps it.",
-                        *(where, name, what, name),
-                    )
-        self.features = self.features.drop(columns=left_out)
+    @classmethod
+    def of_columns(
+        cls,
+        features: pd.DataFrame,
+        rows: SplitRows,
+        *,
+        name: str,
+        digest: str | None,
+        source: str | None,
+        dropped: Mapping[str, str] | None = None,
+        signature: Signature | None = None,
+        preprocessor: Preprocessor | None = None,
+    ) -> Self:
+        """Make a data set of columns and a target that are known to be in order.
+
+        Args:
+            features: As `typed_column` gives them, or prepared.
+            rows: The target of each row, and what a split goes by.
+            name: As for the class.
+            digest: As for the class.
+            source: As for the class.
+            dropped: The attribute of the class.
+            signature: As for the class.
+            preprocessor: As for the class.
+        """
+        dataset = cls.__new__(cls)
+        dataset.name = name
+        dataset.digest = digest
+        dataset.source = source
+        dataset.target_column = rows.target_column
+        dataset.signature = signature
+        dataset.preprocessor = preprocessor
+        dataset.split_keys = rows.split_keys
+        dataset.features = features
+        dataset.dropped = dict(dropped or {})
+        dataset._feature_names = tuple(str(column) for column in features.columns)
+        dataset._y, dataset._task, dataset._class_names = rows.y, rows.task, rows.class_names
+        dataset._matrix = None
+        return dataset
 
     # -- reading and writing ---------------------------------------------------------------------
 
@@ -215,42 +223,30 @@ class TabularDataset(BaseDataset):
             raise ConfigError(
                 f"'{text}': {', '.join(sorted(read_options))} can only be set for a CSV."
             )
-        shown = public_url(text)
-        where = f"'{shown}'"
-        table, digest = _read(text, file_format, storage_options, read_options)
-        if table.empty:
-            raise DataError(f"{where} has no rows of data.")
-        known = columns or {}
-        keys = _split_keys(table, split_column, target_column, where)
-        splits = split_column is not None and split_column not in {*known, *drop_columns}
-        splits = splits and only_columns is None
-        if splits:
-            logger.info(
-                "%s: the column '%s' splits the rows and is left out; "
-                "'data.columns={%s: category}' keeps it as a feature.",
-                *(where, split_column, split_column),
-            )
-            drop_columns = [*drop_columns, str(split_column)]
-        features, target = _separate(table, target_column, drop_columns, only_columns, where)
-        if only_columns is not None:
-            known = {key: kind for key, kind in known.items() if key in only_columns}
-        dataset = cls(
-            features,
-            target,
+        table = open_table(
+            text,
             target_column=target_column,
             task=task,
-            columns=known,
+            columns=columns,
             class_names=class_names,
-            drop_identifiers=drop_identifiers and only_columns is None,
-            drop_constant=drop_constant and only_columns is None,
-            name=name or PurePosixPath(text).name.split(".")[0],
-            digest=digest,
-            source=shown,
-            split_keys=keys,
+            drop_columns=drop_columns,
+            only_columns=only_columns,
+            drop_identifiers=drop_identifiers,
+            drop_constant=drop_constant,
+            split_column=split_column,
+            file_format=file_format,
+            storage_options=storage_options,
+            read_options=read_options,
         )
-        if splits:
-            dataset.dropped[str(split_column)] = "split"
-        return dataset
+        features = pd.DataFrame(dict(table.features), copy=False)
+        return cls.of_columns(
+            features,
+            table.rows,
+            name=name or PurePosixPath(text).name.split(".")[0],
+            digest=table.digest,
+            source=table.source,
+            dropped=table.features.dropped,
+        )
 
     @classmethod
     def from_csv(cls, path: FilePath, *, target_column: str, **options: Any) -> Self:
@@ -297,24 +293,34 @@ class TabularDataset(BaseDataset):
         io.write_bytes(text, self.parquet_bytes(), storage_options=storage_options)
         return text
 
-    def parquet_bytes(self) -> bytes:
+    def parquet_bytes(self) -> memoryview:
         """Write features and target, labels as text, into the bytes of a Parquet file."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        table = pa.Table.from_pandas(self.features, preserve_index=False)
+        columns: dict[str, Any] = {}
+        dictionaries = []
+        for name, (_, column) in zip(self._feature_names, self.features.items(), strict=True):
+            values = column.to_numpy() if isinstance(column.dtype, np.dtype) else column
+            # NaN is written as missing.
+            columns[name] = pa.array(values, from_pandas=True)
+            # No NaN equals another.
+            if len({v for v in values[:_OF_ROWS].tolist() if v == v}) <= _FEW_VALUES:
+                dictionaries.append(name)
         if self._y is not None and self._task == "regression":
-            table = table.append_column(self.target_column, pa.array(self._y))
+            columns[self.target_column] = pa.array(self._y)
         elif self._y is not None:
-            # As a dictionary, so that a label is stored once however many rows bear it.
+            # Through a dictionary, so that no label is made into text once for each row.
             labels = pa.DictionaryArray.from_arrays(
                 pa.array(self._y, type=pa.int32()), pa.array(self._class_names)
             )
-            table = table.append_column(self.target_column, labels.cast(pa.string()))
-        # The metadata of pandas would name a column that it does not know.
+            columns[self.target_column] = labels.cast(pa.string())
+            dictionaries.append(self.target_column)
         sink = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(None), sink)
-        return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]
+        # Numbers that hardly repeat are written as they are: to try a dictionary first is most of
+        # the time that Parquet takes.
+        pq.write_table(pa.table(columns), sink, use_dictionary=dictionaries or False)
+        return memoryview(sink.getvalue())
 
     # -- what a model reads ----------------------------------------------------------------------
 
@@ -376,18 +382,32 @@ class TabularDataset(BaseDataset):
                         f"'{self.source or self.name}': column '{name}' holds no numbers; prepare "
                         "the data first: Preprocessor().fit(train).transform(train)."
                     )
-            with np.errstate(over="ignore"):
+            columns = [
+                self.features.iloc[:, place].to_numpy() for place in range(self.num_features)
+            ]
+            row_by_row = columns[0].strides == (self.num_features * columns[0].itemsize,)
+            if columns[0].dtype == np.float32 and row_by_row:
+                # The columns of one matrix, which need not be copied.
                 matrix = np.ascontiguousarray(self.features.to_numpy(dtype=np.float32))
-            infinite = np.isinf(matrix)
+            else:
+                matrix = _interleaved(columns)
+            self._refuse_infinite(matrix)
+            if self.preprocessor is not None:
+                # Prepared columns hold the same, and would double the memory.
+                self.features = pd.DataFrame(matrix, columns=self.features.columns, copy=False)
+            self._matrix = matrix
+        return self._matrix
+
+    def _refuse_infinite(self, matrix: NDArray[np.float32]) -> None:
+        for start in range(0, len(matrix), _BLOCK_ROWS):
+            infinite = np.isinf(matrix[start : start + _BLOCK_ROWS])
             if infinite.any():
                 row, place = (int(index[0]) for index in np.nonzero(infinite))
                 raise DataError(
                     f"'{self.source or self.name}': column '{self._feature_names[place]}', row "
-                    f"{row + 1}: {show(self.features.iloc[row, place])} is too large for a 32-bit "
-                    "float; standardise the data (preprocessing=standardize)."
+                    f"{start + row + 1}: {show(self.features.iloc[start + row, place])} is too "
+                    "large for a 32-bit float; standardise the data (preprocessing=standardize)."
                 )
-            self._matrix = matrix
-        return self._matrix
 
     @property
     def y(self) -> NDArray[Any]:
@@ -422,6 +442,21 @@ class TabularDataset(BaseDataset):
             DataError: The target is not known.
         """
         return self.y if self._task == "classification" else np.zeros(len(self.y), dtype=np.int64)
+
+    @property
+    def split_rows(self) -> SplitRows:
+        """What is known of the rows when they are split.
+
+        Raises:
+            DataError: The target is not known.
+        """
+        return SplitRows(
+            y=self.y,
+            task=self._task,
+            class_names=self._class_names,
+            target_column=self.target_column,
+            split_keys=self.split_keys,
+        )
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -499,122 +534,15 @@ class TabularDataset(BaseDataset):
         return prepared
 
 
-def _read(
-    path: str,
-    file_format: FileFormat,
-    storage_options: Mapping[str, Any] | None,
-    read_options: Mapping[str, Any],
-) -> tuple[pd.DataFrame, str]:
-    """Read a file, or all that a pattern stands for; give the rows and the digest."""
-    tables: list[pd.DataFrame] = []
-    digests: list[str] = []
-    files = io.matching_files(path, storage_options)
-    for file in files:
-        where = f"'{public_url(file)}'"
-        # Read once: the digest is that of the very bytes that are parsed.
-        try:
-            data = io.read_bytes(file, storage_options=storage_options)
-        except IsADirectoryError as error:
-            raise DataError(f"{where} is a directory; the path must name a file.") from error
-        digests.append(hashlib.sha256(data).hexdigest())
-        table = parse(data, where, file_format, read_options)
-        if tables and list(table.columns) != list(tables[0].columns):
-            differing = set(table.columns) ^ set(tables[0].columns)
-            what = f"'{min(map(str, differing))}' is in one alone" if differing else "another order"
-            raise DataError(
-                f"{where} has not the columns of '{public_url(files[0])}': {what}; the files of a "
-                "pattern must have the same."
-            )
-        tables.append(table)
-    joined = tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
-    return joined, io.joined_digest(digests)
+def _interleaved(columns: Sequence[NDArray[Any]]) -> NDArray[np.float32]:
+    """Write columns side by side, of shape ``(n_rows, n_columns)``, block by block of rows.
 
-
-def _typed_features(features: pd.DataFrame, columns: Mapping[str, str], where: str) -> pd.DataFrame:
-    """Find out what each column holds, and turn it into that, sharing what needs no change."""
-    if features.shape[1] == 0:
-        raise DataError(f"{where} has no feature column.")
-    if len(features) == 0:
-        raise DataError(f"{where} has no rows of data.")
-    names = [str(column) for column in features.columns]
-    check_unique(names, where)
-    check_column_types(columns, names, where)
-    typed: dict[str, pd.Series[Any]] = {}
-    problems: dict[str, DataError] = {}
-    for index, name in enumerate(names):
-        if columns.get(name) == "drop":
-            continue
-        try:
-            column = features.iloc[:, index].reset_index(drop=True)
-            typed[name] = typed_column(column, name, where, columns.get(name))
-        except DataError as error:
-            problems[name] = error
-    if problems:
-        # All of them at once: a table with one such column mostly has more.
-        rest = ", ..." if len(problems) > _SHOWN_COLUMNS else ""
-        names_shown = ", ".join(list(problems)[:_SHOWN_COLUMNS]) + rest
-        raise DataError(
-            f"{next(iter(problems.values()))} Mend it, or leave columns out: "
-            f"data.drop_columns=[{names_shown}]"
-        )
-    if not typed:
-        raise DataError(f"{where} has no feature column: data.columns drops all of them.")
-    return pd.DataFrame(typed, copy=False)
-
-
-def _split_keys(
-    table: pd.DataFrame, split_column: str | None, target_column: str, where: str
-) -> pd.Series[Any] | None:
-    """Find the column that a split goes by."""
-    if split_column is None:
-        return None
-    names = [str(column) for column in table.columns]
-    if split_column not in names:
-        raise DataError(f"{where}: {unknown('split column', split_column, names)}")
-    if split_column == target_column:
-        raise DataError(f"{where}: the target column '{target_column}' can't split the rows.")
-    keys = table.iloc[:, names.index(split_column)]
-    first = next(iter(keys.dropna().head(1)), None)
-    if isinstance(first, (dict, list, np.ndarray)):
-        raise DataError(f"{where}: the split column '{split_column}' holds lists or objects.")
-    return keys
-
-
-def _separate(
-    table: pd.DataFrame,
-    target_column: str,
-    drop_columns: Sequence[str],
-    only_columns: Sequence[str] | None,
-    where: str,
-) -> tuple[pd.DataFrame, pd.Series[Any]]:
-    """Take the target out of a table and drop what is neither feature nor target."""
-    table.columns = pd.Index([str(column) for column in table.columns], dtype=object)
-    names = list(table.columns)
-    check_unique(names, where)
-    if target_column not in names:
-        message = f"{where}: {unknown('target column', target_column, names)}"
-        separators = [sign for sign in ";\t|" if sign in names[0]]
-        if len(names) == 1 and separators:
-            message += f" The file seems to be separated by {separators[0]!r}: set sep."
-        raise DataError(message)
-    if isinstance(drop_columns, str):
-        raise ConfigError(f"drop_columns must be a list of names, got '{drop_columns}'.")
-    for column in drop_columns:
-        if column not in names:
-            raise DataError(f"{where}: {unknown('column to drop', column, names)}")
-    if target_column in drop_columns:
-        raise DataError(f"{where}: the target column '{target_column}' can't be dropped.")
-    if only_columns is not None:
-        for column in only_columns:
-            if column not in names:
-                raise DataError(f"{where} lacks a feature: {unknown('column', column, names)}")
-        return table[list(only_columns)], table[target_column]
-    unnamed = [name for name in names if name.startswith("Unnamed: ") and name not in drop_columns]
-    if unnamed:
-        logger.warning(
-            "%s: a column without a name is used as the feature '%s'; drop it if it only numbers "
-            "the rows.",
-            where,
-            unnamed[0],
-        )
-    return table.drop(columns=[target_column, *drop_columns]), table[target_column]
+    A block of the result stays in the processor's cache until all columns are in it.
+    """
+    result = np.empty((len(columns[0]), len(columns)), dtype=np.float32)
+    with np.errstate(over="ignore"):
+        for start in range(0, len(result), _BLOCK_ROWS):
+            block = result[start : start + _BLOCK_ROWS]
+            for place, column in enumerate(columns):
+                block[:, place] = column[start : start + _BLOCK_ROWS]
+    return result

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from ml_project_template.data.columns import (
+    label_codes,
     label_text,
-    label_texts,
     numeric_column,
     sort_labels,
 )
@@ -20,13 +20,44 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-__all__ = ["encode_labels", "given_class_names", "read_numbers", "task_of"]
+__all__ = ["encode_labels", "given_class_names", "read_numbers", "read_target", "task_of"]
 
 # Fewer different numbers than this may be classes; more of them, each seen a few times only, are a
 # measure. Text with so many different values is neither.
 _MOST_CLASSES = 50
 _FEWEST_ROWS_OF_A_CLASS = 20
 _LARGEST = 1e100
+
+
+def read_target(
+    target: pd.Series[Any],
+    task: Task | Literal["auto"],
+    target_column: str,
+    class_names: Sequence[object] | None,
+    where: str,
+) -> tuple[NDArray[Any], Task, tuple[str, ...]]:
+    """Find out what a target is, and read it.
+
+    Args:
+        target: The target of each row.
+        task: What the user says of it.
+        target_column: The name of the column, for the message.
+        class_names: The classes in the order of their codes, where the user names them.
+        where: What the column belongs to, for the message.
+
+    Returns:
+        Class codes, int64, or numbers, float64, of shape ``(n_samples,)``; the task; and the
+        classes in the order of their codes, none for a regression.
+
+    Raises:
+        ConfigError: As for `task_of` and `given_class_names`.
+        DataError: As for `read_numbers` or `encode_labels`.
+    """
+    found = task_of(target, task, target_column, class_names, where)
+    if found == "regression":
+        return read_numbers(target, target_column, where), found, ()
+    codes, names = encode_labels(target, target_column, class_names, where)
+    return codes, found, names
 
 
 def task_of(
@@ -67,8 +98,8 @@ def task_of(
     if not pd.api.types.is_any_real_numeric_dtype(dtype):
         return "classification"
     values = target.dropna().to_numpy(dtype=np.float64)
-    values = values[np.isfinite(values)]
-    different = len(np.unique(values))
+    values = np.sort(values[np.isfinite(values)])
+    different = min(1, len(values)) + int(np.count_nonzero(values[1:] != values[:-1]))
     whole = bool(np.all(values == np.floor(values)))
     if whole:
         is_measure = different > _MOST_CLASSES and len(values) < different * _FEWEST_ROWS_OF_A_CLASS
@@ -142,12 +173,8 @@ def encode_labels(
     Raises:
         DataError: A label is missing, or none of ``class_names``; or there is one class only.
     """
-    import pandas as pd
-
     _refuse_missing(labels, target_column, where, "fill in their label")
-    texts = label_texts(labels, target_column, where)
-    codes, uniques = pd.factorize(texts)
-    found = [str(label) for label in uniques]
+    codes, found = label_codes(labels, target_column, where)
     if class_names is None:
         if len(found) > _MOST_CLASSES and len(found) > len(labels) / 2:
             raise DataError(

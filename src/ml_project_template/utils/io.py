@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, cast
@@ -30,6 +31,7 @@ __all__ = [
     "copy",
     "download_directory",
     "exists",
+    "fingerprint",
     "get_filesystem",
     "get_s3_filesystem",
     "get_storage_options",
@@ -41,6 +43,7 @@ __all__ = [
     "joined_digest",
     "list_files",
     "local_path",
+    "local_state",
     "matching_files",
     "modification_times",
     "open_atomic",
@@ -63,6 +66,8 @@ _CONNECT_TIMEOUT = 2  # seconds
 _READ_TIMEOUT = 10  # seconds without a byte
 _ATTEMPTS = 3
 _DOWNLOAD_TIMEOUT = 3600  # seconds for one file over HTTP
+_SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
+_fingerprints: dict[tuple[int, ...] | None, tuple[str, int]] = {}
 # Where the errors of a network come from; named, not imported: most commands need none of these.
 _NETWORK_MODULES = ("aiohttp", "fsspec")
 
@@ -344,7 +349,7 @@ def read_bytes(
     return content
 
 
-def write_bytes(path: str, data: bytes, storage_options: Options = None) -> None:
+def write_bytes(path: str, data: bytes | memoryview, storage_options: Options = None) -> None:
     """Write a file atomically.
 
     Args:
@@ -428,14 +433,55 @@ def sha256(path: str, storage_options: Options = None) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    if is_pattern(path):
-        files = matching_files(path, storage_options)
-        return joined_digest([sha256(file, storage_options) for file in files])
-    digest = hashlib.sha256()
+    files = matching_files(path, storage_options)
+    return joined_digest([fingerprint(file, storage_options)[0] for file in files])
+
+
+def fingerprint(path: str, storage_options: Options = None) -> tuple[str, int]:
+    """Compute the SHA-256 of a file piece by piece, and count its bytes.
+
+    A local file is read once, as long as its file system says that it is unchanged.
+
+    Args:
+        path: A local path or a URL.
+        storage_options: Options of S3.
+
+    Returns:
+        64 hexadecimal digits, and the size in bytes.
+    """
+    state = local_state(path)
+    if state in _fingerprints:
+        return _fingerprints[state]
+    # A file that was just written may change once more within one tick of its storage's clock.
+    settled = state is not None and time.time_ns() - state[-1] > _SETTLED
+    digest, size = hashlib.sha256(), 0
     with open_binary(path, storage_options) as handle:
         while chunk := handle.read(_CHUNK):
             digest.update(chunk)
-    return digest.hexdigest()
+            size += len(chunk)
+    found = digest.hexdigest(), size
+    if settled and local_state(path) == state:
+        _fingerprints[state] = found
+    return found
+
+
+def local_state(path: str) -> tuple[int, ...] | None:
+    """Give what differs as soon as a local file is another one or has changed.
+
+    Args:
+        path: A local path or a URL.
+
+    Returns:
+        Device, file, size, and times of the last change of its content and of its record, in
+        nanoseconds; None for a URL, or where there is no file.
+    """
+    if is_remote(path):
+        return None
+    try:
+        found = local_path(path).stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def joined_digest(digests: Sequence[str]) -> str:
