@@ -17,6 +17,7 @@ from ml_project_template.data.signature import Task
 from ml_project_template.errors import ArtifactError, ConfigError, DataError
 from ml_project_template.models import BaseModel, ModelRegistry, TrainingReport
 from ml_project_template.models._boosting import installed
+from ml_project_template.models._features import without_infinite
 from ml_project_template.training.reporting import StopTraining
 
 Mixed = Callable[[Task], tuple[TabularDataset, TabularDataset]]
@@ -210,3 +211,12 @@ def test_trees_of_xgboost_that_were_tampered_with_are_refused(mixed: Mixed, tmp_
         _replace(tmp_path / "model", artifacts.WEIGHTS_XGBOOST, json.dumps(changed).encode())
         with pytest.raises(ArtifactError, match=r"weights\.xgboost"):
             pytest.fail(f"{place}: {ModelRegistry.load(tmp_path / 'model')}")
+
+
+def test_features_are_copied_only_where_one_is_infinite() -> None:
+    X = np.array([[1.0, np.nan], [2.0, 3.0]], dtype=np.float32)
+    assert without_infinite(X) is X
+    X[1, 0] = -np.inf
+    assert without_infinite(X)[1, 0] == np.finfo(np.float32).min
+    assert np.isnan(without_infinite(X)[0, 1])
+    assert np.isinf(X[1, 0])

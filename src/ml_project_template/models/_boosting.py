@@ -16,6 +16,7 @@ from pydantic import Field
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError, ConfigError
 from ml_project_template.models._boosted import Boosted
+from ml_project_template.models._features import without_infinite
 from ml_project_template.models.base import SaveModel
 from ml_project_template.training.early_stopping import EarlyStopping
 from ml_project_template.training.reporting import StopTraining
@@ -136,8 +137,8 @@ class Boosting(Boosted):
         """
 
     @abstractmethod
-    def _truncate(self, booster: Any, stages: int) -> Any:
-        """Keep the trees of the first stages only."""
+    def _truncate(self, booster: Any, stages: int | None) -> Any:
+        """Keep the trees of the first stages only, or all of them, and none of the rows."""
 
     @abstractmethod
     def _raw(self, X: NDArray[np.float32]) -> NDArray[Any]:
@@ -166,7 +167,7 @@ class Boosting(Boosted):
             DataError: Another number of features, or values that are no numbers.
         """
         # An infinite value goes the way of the largest one: some of the libraries refuse it.
-        features = np.nan_to_num(self._features(X), nan=np.nan)
+        features = without_infinite(self._features(X))
         num_classes = self._num_classes()
         if len(features) == 0:
             return np.empty((0, num_classes) if num_classes else 0)
@@ -198,9 +199,8 @@ class Boosting(Boosted):
 
         drawn = int(np.random.randint(2**31)) if seed is None else seed % 2**31
         booster = self._boost(train, val, weights, drawn, watch)
-        if save_model == "best" and val is not None:
-            booster = self._truncate(booster, int(np.argmin(watched)) + 1)
-        self.booster_ = booster
+        is_best = save_model == "best" and val is not None
+        self.booster_ = self._truncate(booster, int(np.argmin(watched)) + 1 if is_best else None)
 
     def _loss(self) -> str:
         """Name the loss of a regression."""

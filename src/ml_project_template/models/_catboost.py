@@ -12,6 +12,7 @@ from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError
 from ml_project_template.models._boosting import Boosting, Watch
+from ml_project_template.models._features import without_infinite
 from ml_project_template.models._targets import row_weights
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class CatBoost(Boosting):
             }
         )
         pools = [
-            self._pool(np.nan_to_num(data.X, nan=np.nan), data.y, row_weights(weights, data.y))
+            self._pool(without_infinite(data.X), data.y, row_weights(weights, data.y))
             for data in (train, val)
             if data is not None
         ]
@@ -109,8 +110,9 @@ class CatBoost(Boosting):
         )
         return catboost.Pool(features, y, weight=weights)
 
-    def _truncate(self, booster: Any, stages: int) -> Any:
-        booster.shrink(stages)
+    def _truncate(self, booster: Any, stages: int | None) -> Any:
+        if stages is not None:
+            booster.shrink(stages)
         return booster
 
     def _raw(self, X: NDArray[np.float32]) -> NDArray[Any]:

@@ -13,6 +13,7 @@ from pydantic import Field
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError
+from ml_project_template.models._features import without_infinite
 from ml_project_template.models._onnx import (
     ScoreGraph,
     check_trees,
@@ -243,6 +244,6 @@ def _sum(trees: Sequence[Any], X: NDArray[np.float32]) -> NDArray[np.float64]:
     One after the other, so that a row gets the same answer to the last bit each time.
     """
     # An infinite value goes the way of the largest one; scikit-learn refuses it.
-    X = np.nan_to_num(X, nan=np.nan)
+    X = without_infinite(X)
     total: NDArray[np.float64] = sum(tree.tree_.predict(X) for tree in trees)
     return total

@@ -47,6 +47,7 @@ __all__ = ["Booster", "GradientBoosting", "Loss"]
 Booster = Literal["histogram", "exact"]
 Loss = Literal["absolute_error", "gamma", "huber", "log_loss", "poisson", "squared_error"]
 
+_FIRST_ROWS = 1024
 _RATES = frozenset({"gamma", "poisson"})  # losses of which the trees add up to a logarithm
 
 
@@ -541,8 +542,10 @@ def _without_empty_columns(X: NDArray[np.float32]) -> NDArray[np.float32]:
 
     No tree splits on a constant, so the column is ignored when predicting, whatever it holds then.
     """
-    empty = np.isnan(X).all(axis=0)
-    if not empty.any():
+    # Of most columns the first rows have a value, so that the others need not be looked at.
+    maybe = np.flatnonzero(np.isnan(X[:_FIRST_ROWS]).all(axis=0))
+    empty = [place for place in maybe if np.isnan(X[:, place]).all()]
+    if not empty:
         return X
     X = X.copy()
     X[:, empty] = 0.0

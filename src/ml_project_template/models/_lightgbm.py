@@ -13,6 +13,7 @@ from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError
 from ml_project_template.models._boosting import Boosting, BoostingLoss, Watch
+from ml_project_template.models._features import without_infinite
 from ml_project_template.models._targets import row_weights
 
 if TYPE_CHECKING:
@@ -112,7 +113,8 @@ class LightGBM(Boosting):
             valid_sets=list(watched.values()),
             valid_names=list(watched),
             callbacks=[tell],
-            keep_training_booster=False,
+            # Else the trees are written as text and read again, as `_truncate` does.
+            keep_training_booster=True,
         )
 
     def _rows(
@@ -125,7 +127,7 @@ class LightGBM(Boosting):
         import lightgbm
 
         return lightgbm.Dataset(
-            np.nan_to_num(data.X, nan=np.nan),
+            without_infinite(data.X),
             data.y,
             weight=row_weights(weights, data.y),
             categorical_feature=[place for place, count in enumerate(self._levels()) if count],
@@ -139,10 +141,13 @@ class LightGBM(Boosting):
             return self.losses[self._loss()]
         return ("binary", "binary_logloss") if num_classes == 2 else ("multiclass", "multi_logloss")
 
-    def _truncate(self, booster: Any, stages: int) -> Any:
+    def _truncate(self, booster: Any, stages: int | None) -> Any:
         import lightgbm
 
-        return lightgbm.Booster(model_str=booster.model_to_string(num_iteration=stages))
+        # Through text in any case: the trained one holds the rows.
+        return lightgbm.Booster(
+            model_str=booster.model_to_string(num_iteration=-1 if stages is None else stages)
+        )
 
     def _raw(self, X: NDArray[np.float32]) -> NDArray[Any]:
         answers: NDArray[Any] = self.booster_.predict(X, raw_score=self.task == "classification")

@@ -14,7 +14,13 @@ from pydantic import Field
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.errors import ArtifactError
-from ml_project_template.models._boosting import Boosting, BoostingLoss, Watch, installed
+from ml_project_template.models._boosting import (
+    Boosting,
+    BoostingLoss,
+    Watch,
+    installed,
+)
+from ml_project_template.models._features import without_infinite
 from ml_project_template.models._targets import row_weights
 
 if TYPE_CHECKING:
@@ -84,9 +90,7 @@ class XGBoost(Boosting):
 
         splits = {"train": train, **({} if val is None else {"val": val})}
         matrices = {
-            split: self._matrix(
-                np.nan_to_num(data.X, nan=np.nan), data.y, row_weights(weights, data.y)
-            )
+            split: self._matrix(without_infinite(data.X), data.y, row_weights(weights, data.y))
             for split, data in splits.items()
         }
         objective, metric = self._names(len(train.class_names))
@@ -144,8 +148,8 @@ class XGBoost(Boosting):
         kinds = ["c" if count else "q" for count in self._levels()]
         return xgboost.DMatrix(X, y, weight=weights, feature_types=kinds, enable_categorical=True)
 
-    def _truncate(self, booster: Any, stages: int) -> Any:
-        return booster[:stages]
+    def _truncate(self, booster: Any, stages: int | None) -> Any:
+        return booster if stages is None else booster[:stages]
 
     def _raw(self, X: NDArray[np.float32]) -> NDArray[Any]:
         answers: NDArray[Any] = self.booster_.predict(
