@@ -164,10 +164,8 @@ def classification_metrics(
     }
     if n_classes > 1 and (actual > 0).all():
         positives = [1] if n_classes == 2 else range(n_classes)
-        areas = [_area_under_roc(codes == k, chances[:, k]) for k in positives]
-        metrics["roc_auc"] = float(np.mean(areas))
-        precisions = [_average_precision(codes == k, chances[:, k]) for k in positives]
-        metrics["average_precision"] = float(np.mean(precisions))
+        areas = [_areas(codes == k, chances[:, k]) for k in positives]
+        metrics["roc_auc"], metrics["average_precision"] = np.mean(areas, axis=0).tolist()
     return metrics
 
 
@@ -276,11 +274,13 @@ def _passed(
     return np.cumsum(positive[order])[last], last + 1
 
 
-def _average_precision(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    recall, precision = precision_recall_curve(positive, scores)
-    return float(np.sum(np.diff(recall) * precision[1:]))
+def _areas(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> tuple[float, float]:
+    """Give the areas under the ROC curve and under the steps of precision over recall.
 
-
-def _area_under_roc(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
-    false_rate, true_rate = roc_curve(positive, scores)
-    return float(np.trapezoid(true_rate, false_rate))
+    Both are of the same counts, and the sorting of the scores is most of the work.
+    """
+    true, passed = _passed(positive, scores)
+    false = passed - true
+    true_rate, false_rate = (np.concatenate([[0.0], n / max(n[-1], 1)]) for n in (true, false))
+    area = float(np.trapezoid(true_rate, false_rate))
+    return area, float(np.sum(np.diff(true_rate) * (true / passed)))
