@@ -25,7 +25,9 @@ pytest_plugins = [
     "tests.object_store",
     "tests.postgresql",
     "tests.servers",
+    "tests.services",
     "tests.tracking_server",
+    "tests.warm_python",
 ]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,14 +97,14 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def command_line(workspace: Path) -> CommandLine:
+def command_line(workspace: Path, python: list[str]) -> CommandLine:
     """Run ``python -m entrypoints.<stage>`` in a process of its own, in the workspace."""
 
     def run(
         stage: str, *overrides: str, env: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", f"entrypoints.{stage}", *overrides],
+            [*python, "-m", f"entrypoints.{stage}", *overrides],
             cwd=workspace,
             env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(env or {})},
             capture_output=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -23,14 +24,17 @@ def _blocks(language: str, text: str) -> list[str]:
 
 
 @pytest.fixture
-def clone(workspace: Path, object_store: ObjectStore) -> dict[str, str]:
+def clone(workspace: Path, object_store: ObjectStore, python: list[str]) -> dict[str, str]:
     """A folder to run commands in, with a ``uv`` that runs what is installed, and an S3 store."""
     programs = workspace / "programs"
     programs.mkdir()
-    python = Path(sys.executable).parent
-    uv = programs / "uv"
-    uv.write_text(f'#!/bin/sh\nshift\nPATH="{python}:$PATH" exec "$@"\n')
-    uv.chmod(0o755)
+    installed = Path(sys.executable).parent
+    for name, script in {
+        "uv": f'shift\nPATH="{programs}:{installed}:$PATH" exec "$@"',
+        "python": f'exec {shlex.join(python)} "$@"',
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
     (workspace / "my.csv").write_text(
         "length,width,species\n" + "".join(f"{i % 9},{i % 4},{'ab'[i % 2]}\n" for i in range(60))
     )
@@ -109,7 +113,7 @@ def _run_script(
 
 def _run_python(code: str, workspace: Path, environment: dict[str, str]) -> str:
     ran = subprocess.run(
-        [sys.executable, "-c", code],
+        [str(workspace / "programs" / "python"), "-c", code],
         cwd=workspace,
         env=environment,
         capture_output=True,

@@ -64,11 +64,12 @@ def cluster(object_store: ObjectStore, tracking_server: TrackingServer) -> Clust
 
 
 @pytest.fixture
-def runner(cluster: Cluster) -> Iterator[Callable[..., Runner]]:
+def runner(cluster: Cluster, python: list[str]) -> Iterator[Callable[..., Runner]]:
     """Make a runner of one of the project's workflows."""
     with tempfile.TemporaryDirectory(prefix="argo-") as folder:
 
         def make(name: str, **settings: Any) -> Runner:
-            return Runner(load(ARGO / f"{name}.yaml"), Path(folder), cluster.config, **settings)
+            template = load(ARGO / f"{name}.yaml")
+            return Runner(template, Path(folder), cluster.config, python=python, **settings)
 
         yield make

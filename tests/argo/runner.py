@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +114,7 @@ class Runner:
         seconds_per_second: How long a second of back-off takes.
         cpus: The most processors that a pod gets, whatever it asks for: this is a small machine.
         on_start: Called with the name of each attempt and its process.
+        python: What runs for ``python``.
     """
 
     template: Mapping[str, Any]
@@ -122,6 +123,7 @@ class Runner:
     seconds_per_second: float = 0.0
     cpus: int = 1
     on_start: Callable[[str, subprocess.Popen[str]], None] = field(default=lambda *_: None)
+    python: Sequence[str] = (sys.executable,)
 
     def run(self, name: str, **parameters: str) -> Result:
         """Run a workflow, as ``argo submit --from workflowtemplate/... --name ... -p ...`` does.
@@ -306,7 +308,7 @@ class _Run:
         }
         started = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, *words[1:]],
+            [*self.runner.python, *words[1:]],
             cwd=folders[container["workingDir"]],
             env=environment,
             stdin=subprocess.DEVNULL,

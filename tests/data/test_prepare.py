@@ -324,8 +324,7 @@ import hashlib, pathlib, sys, time
 from ml_project_template.data import Preprocessor, RawTable
 from ml_project_template.data.prepare import prepare
 path, root, start, rounds = sys.argv[1:]
-while time.time() < float(start):
-    pass
+time.sleep(max(0.0, float(start) - time.time()))
 for state in range(int(rounds)):
     table = RawTable(path=path, target_column="target", name="iris", random_state=state)
     done = prepare(table, preprocessor=Preprocessor(), output_root=root)
@@ -333,9 +332,11 @@ for state in range(int(rounds)):
 """
 
 
-def _start(path: str, root: Path, start: float, rounds: int) -> subprocess.Popen[str]:
+def _start(
+    python: list[str], path: str, root: Path, start: float, rounds: int
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", WORKER, path, str(root), str(start), str(rounds)],
+        [*python, "-c", WORKER, path, str(root), str(start), str(rounds)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -344,13 +345,13 @@ def _start(path: str, root: Path, start: float, rounds: int) -> subprocess.Popen
 
 
 def test_processes_that_prepare_the_same_data_at_once_all_succeed(
-    iris: str, tmp_path: Path
+    iris: str, tmp_path: Path, python: list[str]
 ) -> None:
     root = tmp_path / "out"
     # Half of what they meet is damaged, so that they all make it again at once.
     for state in range(0, 6, 2):
         Path(_prepare(iris, root, random_state=state).directory, "val.parquet").write_bytes(b"")
-    workers = [_start(iris, root, time.time() + 3, 6) for _ in range(3)]
+    workers = [_start(python, iris, root, time.time() + 3, 6) for _ in range(3)]
     outputs = [worker.communicate(timeout=120) for worker in workers]
     assert [worker.returncode for worker in workers] == [0] * 3, outputs
     assert len({output for output, _ in outputs}) == 1
@@ -366,7 +367,7 @@ def test_a_killed_process_leaves_nothing_that_looks_whole(iris: str, tmp_path: P
     seen = 0
     for attempt in range(3):
         root = tmp_path / f"out{attempt}"
-        worker = _start(iris, root, 0, 40)
+        worker = _start([sys.executable], iris, root, 0, 40)
         assert worker.stdout is not None
         worker.stdout.readline()
         time.sleep(0.017 * attempt)

@@ -9,7 +9,6 @@ import signal
 import socket
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -322,7 +321,7 @@ def test_hydra_keeps_the_composed_configuration_of_each_run(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_training_as_killed_and_keeps_the_old_model(
-    number: signal.Signals, in_process: InProcess, workspace: Path
+    number: signal.Signals, in_process: InProcess, workspace: Path, python: list[str]
 ) -> None:
     from mlflow import MlflowClient
 
@@ -330,7 +329,7 @@ def test_a_signal_ends_a_training_as_killed_and_keeps_the_old_model(
     before = _digest(workspace / "m")
     process = subprocess.Popen(
         [
-            *(sys.executable, "-m", "entrypoints.train", "model=gb", "model_path=m"),
+            *(*python, "-m", "entrypoints.train", "model=gb", "model_path=m"),
             *("model.max_iter=1000000", "training.patience=null", "model.booster=exact"),
         ],
         cwd=workspace,
@@ -341,7 +340,7 @@ def test_a_signal_ends_a_training_as_killed_and_keeps_the_old_model(
     )
     deadline = time.monotonic() + 120
     while not _is_fitting(workspace / "mlflow.db") and time.monotonic() < deadline:
-        time.sleep(0.5)
+        time.sleep(0.1)
     process.send_signal(number)
     try:
         output, _ = process.communicate(timeout=60)

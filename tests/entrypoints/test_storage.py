@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,11 +198,11 @@ def test_preprocessing_that_dies_leaves_nothing_that_is_taken_for_whole(
 
 
 def test_two_trainings_to_one_place_both_end_well(
-    settings: dict[str, str], workspace: Path
+    settings: dict[str, str], workspace: Path, python: list[str]
 ) -> None:
     trainings = [
         subprocess.Popen(
-            [sys.executable, "-m", "entrypoints.train", *GB, f"seed={seed}"],
+            [*python, "-m", "entrypoints.train", *GB, f"seed={seed}"],
             cwd=workspace,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.DEVNULL,

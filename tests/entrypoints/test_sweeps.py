@@ -585,15 +585,15 @@ def test_a_secret_stands_in_nothing_that_a_sweep_writes(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_sweep_and_the_same_command_goes_on(
-    number: signal.Signals, workspace: Path
+    number: signal.Signals, workspace: Path, python: list[str]
 ) -> None:
     command = [
-        *(sys.executable, "-m", "entrypoints.train", "-m", "sweep=gb", "sweep.n_trials=12"),
+        *("-m", "entrypoints.train", "-m", "sweep=gb", "sweep.n_trials=12"),
         *("model.max_iter=60", "sweep.n_jobs=2", "sweep.pruner=none"),
     ]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        command,
+        [sys.executable, *command],
         cwd=workspace,
         env=env,
         stdout=subprocess.PIPE,
@@ -614,7 +614,13 @@ def test_a_signal_stops_a_sweep_and_the_same_command_goes_on(
     assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
     assert len(children) < 12
     done = subprocess.run(
-        command, cwd=workspace, env=env, capture_output=True, text=True, timeout=180, check=False
+        [*python, *command],
+        cwd=workspace,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     parent, children = _runs(workspace)
@@ -623,10 +629,10 @@ def test_a_signal_stops_a_sweep_and_the_same_command_goes_on(
 
 
 def test_processes_with_one_database_share_a_study_and_stop_together(
-    postgresql: str, workspace: Path
+    postgresql: str, workspace: Path, python: list[str]
 ) -> None:
     command = [
-        *(sys.executable, "-m", "entrypoints.train", "-m", "sweep=gb", "sweep.n_trials=8", *QUICK),
+        *(*python, "-m", "entrypoints.train", "-m", "sweep=gb", "sweep.n_trials=8", *QUICK),
         *(f"sweep.storage={postgresql}", "sweep.study_name=shared"),
     ]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -245,7 +245,7 @@ def test_a_saved_model_predicts_to_the_bit_as_before(trained: Trained, table: Sp
 
 @one_of_each_family
 def test_a_model_of_another_process_predicts_to_the_bit_as_there(
-    trained: Trained, table: Splits, tmp_path: Path
+    trained: Trained, table: Splits, tmp_path: Path, python: list[str]
 ) -> None:
     np.save(tmp_path / "X.npy", table[2].X)
     code = (
@@ -254,7 +254,7 @@ def test_a_model_of_another_process_predicts_to_the_bit_as_there(
         "model = ModelRegistry.load(sys.argv[1])\n"
         "np.save('scores.npy', model.predict(np.load('X.npy')))"
     )
-    command = [sys.executable, "-c", code, str(trained.path)]
+    command = [*python, "-c", code, str(trained.path)]
     subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
     expected = trained.model.predict(table[2])
     np.testing.assert_array_equal(np.load(tmp_path / "scores.npy"), expected)

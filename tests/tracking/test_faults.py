@@ -371,13 +371,13 @@ with MLflowTracker(sys.argv[1]).start_run(experiment_name="faults") as run:
 
 
 def test_a_sync_that_is_killed_is_gone_on_with_by_the_next(
-    site: Site, workspace: Path, command_line: CommandLine
+    site: Site, workspace: Path, command_line: CommandLine, python: list[str]
 ) -> None:
     group = site.server.group
     assert group is not None
     try:
         done = subprocess.run(
-            [sys.executable, "-c", DIES, site.uri, str(group)],
+            [*python, "-c", DIES, site.uri, str(group)],
             cwd=workspace,
             capture_output=True,
             text=True,
@@ -422,7 +422,7 @@ def test_a_sync_that_is_killed_is_gone_on_with_by_the_next(
 
 @pytest.mark.long
 def test_a_command_ends_well_in_time_while_the_server_does_not_answer(
-    site: Site, workspace: Path, command_line: CommandLine
+    site: Site, workspace: Path, command_line: CommandLine, python: list[str]
 ) -> None:
     from mlflow import MlflowClient
 
@@ -431,7 +431,7 @@ def test_a_command_ends_well_in_time_while_the_server_does_not_answer(
     environment = {"MLFLOW_TRACKING_URI": site.uri, "PYTHONPATH": str(ROOT)}
     experiment = client.create_experiment("command")
     with subprocess.Popen(
-        [sys.executable, "-m", "entrypoints.train", *settings, "experiment_name=command"],
+        [*python, "-m", "entrypoints.train", *settings, "experiment_name=command"],
         cwd=workspace,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,

@@ -196,10 +196,10 @@ with MLflowTracker(sys.argv[1]).start_run(experiment_name="x") as run:
     ("number", "code"), [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGINT, -signal.SIGINT)]
 )
 def test_a_signal_ends_the_run_as_killed(
-    number: signal.Signals, code: int, store: str, tmp_path: Path
+    number: signal.Signals, code: int, store: str, tmp_path: Path, python: list[str]
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", WAITING, store],
+        [*python, "-c", WAITING, store],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -295,10 +295,12 @@ if __name__ == "__main__":
 """
 
 
-def test_eight_processes_at_once_on_a_fresh_database_lose_no_run(tmp_path: Path) -> None:
+def test_eight_processes_at_once_on_a_fresh_database_lose_no_run(
+    tmp_path: Path, python: list[str]
+) -> None:
     store = f"sqlite:///{tmp_path / 'deep' / 'mlflow.db'}"
     done = subprocess.run(
-        [sys.executable, "-c", CROWD, store],
+        [*python, "-c", CROWD, store],
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -768,14 +770,19 @@ def test_a_logged_model_is_plain_files_that_mlflow_loads_and_runs_on_raw_rows(
 
 
 def test_mlflow_scores_a_raw_csv_from_the_command_line(
-    store: str, model: BaseModel, model_directory: str, iris: TabularDataset, tmp_path: Path
+    store: str,
+    model: BaseModel,
+    model_directory: str,
+    iris: TabularDataset,
+    tmp_path: Path,
+    python: list[str],
 ) -> None:
     run_id = log_model(store, model, model_directory)
     rows = iris.features.iloc[[0, 75, 149]]
     rows.to_csv(tmp_path / "rows.csv", index=False)
     command = f"models predict -m runs:/{run_id}/model -i rows.csv -t csv --env-manager local"
     done = subprocess.run(
-        [sys.executable, "-m", "mlflow", *command.split()],
+        [*python, "-m", "mlflow", *command.split()],
         cwd=tmp_path,
         env={**os.environ, "MLFLOW_TRACKING_URI": store},
         capture_output=True,
@@ -1194,9 +1201,11 @@ if __name__ == "__main__":
 """
 
 
-def test_eight_processes_log_the_same_data_at_the_same_instant(store: str, tmp_path: Path) -> None:
+def test_eight_processes_log_the_same_data_at_the_same_instant(
+    store: str, tmp_path: Path, python: list[str]
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SAME_DATA, store],
+        [*python, "-c", SAME_DATA, store],
         cwd=tmp_path,
         capture_output=True,
         text=True,
