@@ -22,10 +22,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 collect_rarely()
 
 pytest_plugins = [
+    # Before those that import it.
+    "tests.services",
+    "tests.databases",
     "tests.object_store",
     "tests.postgresql",
     "tests.servers",
-    "tests.services",
     "tests.tracking_server",
     "tests.warm_python",
 ]

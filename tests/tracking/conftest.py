@@ -10,9 +10,8 @@ import pandas as pd
 import pytest
 
 from ml_project_template.data.tabular import TabularDataset
-from ml_project_template.errors import TrackingError
 from ml_project_template.models.registry import ModelRegistry
-from ml_project_template.tracking import download_model, outbox
+from ml_project_template.tracking import outbox
 
 if TYPE_CHECKING:
     from ml_project_template.models.base import BaseModel
@@ -24,19 +23,15 @@ def _forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "_away_until", {})
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and nothing in them: making one takes two seconds."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    with pytest.raises(TrackingError, match="names no model"):
-        download_model("nothing", f"sqlite:///{path}")
-    return path
+@pytest.fixture(autouse=True)
+def _ready_tables() -> None:
+    """Make the tables of new databases, each time."""
 
 
 @pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> str:
+def store(empty_database: Path, tmp_path: Path) -> str:
     """The address of a database that is ready for use."""
-    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
