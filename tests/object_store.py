@@ -18,9 +18,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,13 +25,14 @@ from typing import IO, Any
 
 import pytest
 
+from tests.services import Services, wait_until_up
+
 REGION = "us-east-1"
 ACCESS_KEY, SECRET_KEY = "test:tester", "a-secret-of-the-tests"
 _ROOT = Path(__file__).resolve().parents[1]
 _NAMES = ("S3_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 # Kept before any test takes it out of the environment.
 _GIVEN = {name: os.environ.get(name, "") for name in _NAMES}
-_SECONDS_TO_START = 120
 
 
 @dataclass
@@ -146,12 +144,16 @@ def start_object_store(
     """
     port = port or _free_port(host)
     folder.mkdir(parents=True, exist_ok=True)
-    arguments = ["--serve", str(folder), "--host", host, "--port", str(port)]
     # All addresses are no address to ask at.
     endpoint = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"  # noqa: S104
-    with _program("tests.object_store", arguments, folder / "log") as process:
-        _wait_until_up(f"{endpoint}/healthcheck", process, folder / "log")
+    with _program(_store_command(folder, host, port), folder / "log") as process:
+        wait_until_up(f"{endpoint}/healthcheck", folder / "log", lambda: process.poll() is not None)
         yield ObjectStore(endpoint, process=process)
+
+
+def _store_command(folder: Path, host: str, port: int) -> list[str]:
+    arguments = ["--serve", str(folder), "--host", host, "--port", str(port)]
+    return [sys.executable, "-m", "tests.object_store", *arguments]
 
 
 @contextlib.contextmanager
@@ -167,16 +169,16 @@ def start_moto(folder: Path) -> Iterator[ObjectStore]:
     folder.mkdir(parents=True, exist_ok=True)
     port = _free_port("127.0.0.1")
     endpoint = f"http://127.0.0.1:{port}"
-    arguments = ["-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     # Nobody can have a key yet: so many calls are free.
     environment = {"INITIAL_NO_AUTH_ACTION_COUNT": "3"}
-    with _program("moto.server", arguments, folder / "log", environment) as process:
-        _wait_until_up(f"{endpoint}/moto-api/", process, folder / "log")
+    with _program(command, folder / "log", environment) as process:
+        wait_until_up(f"{endpoint}/moto-api/", folder / "log", lambda: process.poll() is not None)
         yield ObjectStore(endpoint, "none", "none", process).with_user(["*"])
 
 
 @pytest.fixture(scope="session")
-def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+def object_store(services: Services) -> Iterator[ObjectStore]:
     """A store for tests that neither stop it nor look for buckets that are not theirs."""
     if _GIVEN["S3_ENDPOINT_URL"]:
         endpoint, access_key, secret_key = (_GIVEN[name] for name in _NAMES)
@@ -184,8 +186,15 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
         yield store
         store.remove_buckets()
         return
-    with start_object_store(tmp_path_factory.mktemp("object-store")) as store:
-        yield store
+
+    def start(folder: Path) -> str:
+        port = _free_port("127.0.0.1")
+        services.guard(folder, _store_command(folder, "127.0.0.1", port), cwd=_ROOT)
+        endpoint = f"http://127.0.0.1:{port}"
+        wait_until_up(f"{endpoint}/healthcheck", folder / "log", (folder / "ended").exists)
+        return endpoint
+
+    yield ObjectStore(services.share("object-store", start))
 
 
 @pytest.fixture(scope="session")
@@ -197,12 +206,12 @@ def moto_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore
 
 @contextlib.contextmanager
 def _program(
-    module: str, arguments: list[str], log: Path, environment: Mapping[str, str] | None = None
+    command: list[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a module that serves; whatever happens to it, it is gone after the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            command,
             cwd=_ROOT,
             env={**os.environ, **(environment or {})},
             # Closed by the system when the tests are killed: the store then ends by itself.
@@ -223,19 +232,6 @@ def _free_port(host: str) -> int:
     with socket.socket() as free:
         free.bind((host, 0))
         return int(free.getsockname()[1])
-
-
-def _wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + _SECONDS_TO_START
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own address
-                return
-        except (urllib.error.URLError, OSError):
-            text = log.read_text("utf-8", "replace")[-2_000:]
-            assert process.poll() is None, f"{url} has ended: {text}"
-            assert time.monotonic() < deadline, f"{url} does not start: {text}"
-        time.sleep(0.05)
 
 
 # --- the process that is the store ---------------------------------------------------------------

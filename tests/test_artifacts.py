@@ -777,7 +777,7 @@ def test_two_writers_and_a_reader_of_a_remote_model_never_see_a_mixture(remote: 
     ]
     try:
         seen: set[int] = set()
-        wait_until(lambda: seen.add(number_of(remote)) or len(seen) > 8)  # type: ignore[func-returns-value]
+        wait_until(lambda: seen.add(number_of(remote)) or len(seen) > 4)  # type: ignore[func-returns-value]
         running = [process.poll() is None for process in writers]
     finally:
         for process in writers:

@@ -25,8 +25,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.images.engine import Container, Engine, install_programs, open_engine
 from tests.object_store import ObjectStore
+from tests.postgresql import new_database
 from tests.servers import BODY, wait_until
-from tests.tracking_server import new_database, s3_environment
+from tests.tracking_server import s3_environment
 
 BOOSTING = "training-job-boosting"
 # Megabytes at most, beside the base image.
