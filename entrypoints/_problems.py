@@ -14,7 +14,7 @@ from entrypoints.onboard import storage_options
 from ml_project_template.errors import ProjectError
 from ml_project_template.utils.arguments import check_arguments
 
-__all__ = ["argument_problems", "training_problems"]
+__all__ = ["argument_problems", "model_problems", "training_problems"]
 
 
 def training_problems(cfg: DictConfig) -> list[str]:
@@ -49,6 +49,11 @@ def argument_problems(cfg: DictConfig) -> list[str]:
         *_collect(_data_argument_problems, cfg),
         *_collect(_run_problems, cfg),
     ]
+
+
+def model_problems(cfg: DictConfig) -> list[str]:
+    """Find the settings that the model or its training refuse."""
+    return _collect(_model_problems, cfg)
 
 
 def _collect(problems: Callable[[DictConfig], Iterator[str]], cfg: DictConfig) -> list[str]:

@@ -77,12 +77,13 @@ def build(
 
     named = target_class(node, kind, where=where)
     made_of = named if instead is None else instead(named)
+    # Plain values: of a node Hydra copies the whole configuration that it stands in.
+    settings = plain(node)
     if made_of is not named:
-        node = node.copy()
-        node._target_ = f"{made_of.__module__}.{made_of.__qualname__}"
+        settings["_target_"] = f"{made_of.__module__}.{made_of.__qualname__}"
     allowed = [f"{package}.*" for package in ModelRegistry.trusted_packages()]
     try:
-        made = instantiate(node, _convert_="all", _execution_whitelist_=allowed)
+        made = instantiate(settings, _convert_="all", _execution_whitelist_=allowed)
     except InstantiationException as error:
         if isinstance(error.__cause__, ProjectError):
             raise error.__cause__ from error

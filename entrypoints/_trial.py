@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
@@ -17,8 +16,8 @@ from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from entrypoints._job import JobScene, open_job, task_config
-from entrypoints._problems import argument_problems
+from entrypoints._job import JobScene, copy_config, open_job, task_config
+from entrypoints._problems import model_problems
 from entrypoints._shell import hide_secrets, plain
 from entrypoints._training import (
     cross_validation_steps,
@@ -77,7 +76,7 @@ class Recipe:
         """
         texts = {key: override_text(key, value) for key, value in params.items()}
         base = self.bases[tuple(texts[key] for key in self.groups)]
-        cfg = copy.deepcopy(base)
+        cfg = copy_config(base)
         values = [text for key, text in texts.items() if key not in self.groups]
         ConfigLoaderImpl._apply_overrides_to_config(
             OverridesParser.create().parse_overrides(values), cfg
@@ -155,7 +154,7 @@ class TrialRunner:
         remember_git_state()
         cfg, own = self.recipe.config(trial.params, trial.number)
         _take_free_folder(cfg)
-        with open_job(cfg, self.context, self._train) as job:
+        with open_job(cfg, self.context, cast(Any, self._train)) as job:
             hide_secrets(job)
             try:
                 yield from self._train(job, trial, own)
@@ -205,7 +204,8 @@ class TrialRunner:
         ) as tracked:
             trial.note(run_id=tracked.id)
             # Inside of the run, so that what is wrong with a trial stands there, too.
-            problems = argument_problems(cfg)
+            # Of the others each was tried with all its values when the sweep began.
+            problems = model_problems(cfg)
             if problems:
                 raise ConfigError("\n".join(problems))
             try:

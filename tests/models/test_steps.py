@@ -66,8 +66,10 @@ def test_who_is_asked_to_stop_ends_all_by_that(moment: str) -> None:
             raise
 
     def noted(name: str, **more: Any) -> Steps[str]:
+        result = ""
         with noting():
-            return (yield from _training(told, name, **more))
+            result = yield from _training(told, name, **more)
+        return result
 
     stop = KeyboardInterrupt()
     trainings = [noted("a"), noted("b", **{moment: _raise(stop)})]
