@@ -115,10 +115,11 @@ def test_a_network_stops_at_its_fit_and_a_booster_is_fitted_on_the_way(
     network = MLPClassifier(layer_dims=[None, 4, None])
     steps = network.steps_of_training(**settings, tracking=False, max_epochs=1)
     (fit,) = next(steps)
-    assert getattr(network, "module_", None) is None
+    before = network.module_
     with pytest.raises(StopIteration) as end:
         steps.send([loop.fit(fit.fabric, fit.job)])
-    assert getattr(network, "module_", None) is fit.job.module
+    assert before is None
+    assert network.module_ is fit.job.module
     assert end.value.value.metrics["train_loss"] > 0
     booster = GBClassifier(max_iter=2).steps_of_training(**settings, tracking=False)
     with pytest.raises(StopIteration):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -524,9 +525,7 @@ class BaseModel(ABC):
             git = git_state()
             self.metadata = {
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "versions": {
-                    package: importlib.metadata.version(package) for package in self.packages
-                },
+                "versions": {package: _version(package) for package in self.packages},
                 "python": platform.python_version(),
                 "environment": environment_state(),
                 "git": {"commit": git.commit, "dirty": git.dirty},
@@ -1053,6 +1052,12 @@ class BaseModel(ABC):
                 sample=self.signature.sample,
                 requirements=self.packages,
             )
+
+
+@functools.cache
+def _version(package: str) -> str:
+    """Read the version of an installed package; a sweep asks for the same ones again and again."""
+    return importlib.metadata.version(package)
 
 
 def _check_save_model(save_model: str) -> None:
