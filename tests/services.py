@@ -24,8 +24,9 @@ import pytest
 
 _SECONDS_TO_START = 120
 
-# In the background, with the service in a group of its own. The last guard of a run that was killed
-# removes what is left of it.
+# In the background, with the service in a group of its own. A shell has its background jobs ignore
+# the signal that ends the service, and what is ignored is inherited. The last guard of a run that
+# was killed removes what is left of it.
 _GUARD = """
 import fcntl, os, shutil, signal, subprocess, sys, threading
 run, folder, *command = sys.argv[1:]
@@ -34,13 +35,19 @@ fcntl.flock(guards, fcntl.LOCK_SH)
 if os.fork():
     os._exit(0)
 os.setsid()
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 service = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 running = open(run + "/running")
 over = threading.Event()
 def wait():
     fcntl.flock(running, fcntl.LOCK_SH)
     over.set()
+    service.stdin.close()
     service.send_signal(signal.SIGQUIT)
+    try:
+        service.wait(10)
+    except subprocess.TimeoutExpired:
+        service.kill()
 threading.Thread(target=wait, daemon=True).start()
 service.wait()
 try:

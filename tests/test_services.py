@@ -16,9 +16,11 @@ from tests.services import Services
 
 # The service says which process it is, and keeps on.
 RUN = """
-import sys
+import signal, sys
 from pathlib import Path
 from tests.services import Services, _begin_run
+# As a shell does for what it runs in the background.
+signal.signal(signal.SIGQUIT, signal.SIG_IGN)
 program = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"
 with _begin_run() as folder:
     def start(own):
