@@ -212,7 +212,7 @@ def test_a_server_runs_with_the_packages_of_its_extra(start_with: Start, iris_mo
 
 @pytest.mark.parametrize(
     ("extra", "model", "module", "lacking"),
-    [("data", "gb", "skops", "train"), ("train", "mlp", "torch", "torch")],
+    [("data", "gb", "skops", "train"), ("train", "mlp", "lightning", "torch")],
 )
 def test_what_an_environment_lacks_is_told_by_its_extra(
     start_with: Start, extra: str, model: str, module: str, lacking: str

@@ -47,7 +47,8 @@ def main() -> None:
             os.kill(process, number)
         code = os.waitstatus_to_exitcode(int(answers.readline()))
     if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
 

@@ -52,6 +52,9 @@ _LATE_MODULES = (
     "ml_project_template.training.losses",
     "ml_project_template.training.optimization",
     "ml_project_template.training.threads",
+    # By the first backward pass.
+    "torch.nested._internal.nested_tensor",
+    "torch.utils._device",
 )
 
 # More than a model directory can name.
