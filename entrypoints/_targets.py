@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
@@ -49,6 +50,8 @@ def target_class(node: DictConfig, kind: type[T], *, where: str) -> type[T]:
     found = _locate(target, key)
     if not isinstance(found, type) or not issubclass(found, kind):
         raise ConfigError(f"{key}: '{target}' is no {kind.__name__}")
+    if inspect.isabstract(found):
+        raise ConfigError(f"{key}: '{target}' is abstract: name a class that derives from it")
     return found
 
 

@@ -413,12 +413,17 @@ _RUNS = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen"
 _CONNECTS = ("socket.connect", "socket.getaddrinfo", "urllib.Request", "ctypes.dlopen")
 
 
-def _watch(own: str) -> None:
-    """Note whatever a model directory has no business to do."""
+def watch(own: str, seen: list[str]) -> None:
+    """Note whatever a file has no business to do in this process, from here on.
+
+    Args:
+        own: The folder in which files may be written.
+        seen: Takes the notes.
+    """
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if event.startswith((*_RUNS, *_CONNECTS)):
-            _seen.append(f"{event} {arguments[:1]}")
+            seen.append(f"{event} {arguments[:1]}")
         elif event == "open" and isinstance(arguments[0], str):
             mode, flags = arguments[1], arguments[2]
             writes = any(c in str(mode or "") for c in "wax+") or bool(
@@ -427,7 +432,7 @@ def _watch(own: str) -> None:
             inside = arguments[0].startswith(own) or arguments[0].endswith(".pyc")
             inside = inside or ".pyc." in arguments[0] or arguments[0] == os.devnull
             if (writes and not inside) or arguments[0] in ("/etc/passwd", "/dev/zero"):
-                _seen.append(f"open {arguments[0]}")
+                seen.append(f"open {arguments[0]}")
 
     sys.addaudithook(hook)
 
@@ -440,7 +445,7 @@ def _work(
     logging.disable(logging.NOTSET if verbose else logging.CRITICAL)
     content = {file.name: file.read_bytes() for file in source.iterdir()}
     manifest = content.pop(artifacts.MANIFEST)
-    _watch(folder)
+    watch(folder, _seen)
     for _ in range(2):
         # What is imported late is no doing of the changed models.
         _by_registry(source)
