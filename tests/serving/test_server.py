@@ -180,6 +180,52 @@ def test_a_slow_body_is_cut_off(iris_model: Path, start_server: Start) -> None:
     assert httpx2.get(f"{server.address}/health").status_code == 200
 
 
+def test_clients_that_stand_still_are_ended_and_no_others(
+    iris_model: Path, start_server: Start
+) -> None:
+    server = start_server(f"model.path={iris_model}", "server.client_timeout=1.5")
+    host, port = server.address.removeprefix("http://").split(":")
+    body = json.dumps({"features": [list(BODY["features"][0].values())] * 100_000}).encode()
+    head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+
+    def connect() -> socket.socket:
+        return socket.create_connection((host, int(port)), timeout=20)
+
+    with (
+        httpx2.Client() as usual,
+        connect() as silent,
+        connect() as slow,
+        socket.socket() as deaf,
+    ):
+        assert usual.get(f"{server.address}/health").status_code == 200
+        # A small window, so that the answer does not fit into what the kernel keeps for the client.
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        deaf.connect((host, int(port)))
+        deaf.sendall(head.encode() + body)
+        slow.sendall(b"GET /health HTTP/1.1\r\nx: ")
+        started = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() < started + 30:
+                slow.sendall(b"x")
+                time.sleep(0.2)
+        assert time.monotonic() < started + 30, "the slow one was not ended"
+        assert _is_ended(silent)
+        assert _is_ended(deaf)
+        # Idle between two requests, for longer than any of them.
+        assert usual.get(f"{server.address}/health").status_code == 200
+
+
+def _is_ended(connection: socket.socket) -> bool:
+    try:
+        while connection.recv(65_536):
+            pass
+    except ConnectionResetError:
+        return True
+    except TimeoutError:
+        return False
+    return True
+
+
 def test_several_workers_share_the_port_and_their_numbers(
     iris_model: Path, start_server: Start
 ) -> None:

@@ -34,7 +34,7 @@ def test_a_count_is_a_whole_number_above_zero(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -0.5, False, "5", math.nan, math.inf, -math.inf, [1]])
-@pytest.mark.parametrize("name", ["body_timeout", "watch_seconds"])
+@pytest.mark.parametrize("name", ["body_timeout", "client_timeout", "watch_seconds"])
 def test_a_time_is_a_number_above_zero(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^server.{name}: must be a number greater than 0, got"):
         ServerSettings(**{name: value})

@@ -332,7 +332,7 @@ def attack(server: ServerProcess, requests: int, *, seed: int = 0) -> dict[str, 
     chance = random.Random(seed)
     found = {kind: Seen() for kind in KINDS}
     client = Client(server.address)
-    before = _memory(server)
+    before = memory(server)
     for number in range(requests):
         kind = KINDS[number % len(KINDS)]
         seen = found[kind]
@@ -358,13 +358,13 @@ def attack(server: ServerProcess, requests: int, *, seed: int = 0) -> dict[str, 
             if status != 200:
                 seen.wrong.append(f"a good request to {path}: {status} {body[:200]!r}")
     client.close()
-    growth = _memory(server) - before
+    growth = memory(server) - before
     if growth > _MOST_GROWTH:
         found[KINDS[0]].wrong.append(f"the server grew by {growth / 1e6:.0f} MB")
     return found
 
 
-def _memory(server: ServerProcess) -> int:
+def memory(server: ServerProcess) -> int:
     """Tell the resident memory of a server, in bytes."""
     status = Path(f"/proc/{server.process.pid}/status").read_text(encoding="ascii")
     return 1024 * int(status.split("VmRSS:")[1].split()[0])

@@ -130,7 +130,7 @@ def make_models(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     for name in names:
         model: BaseModel = ModelRegistry.get(f"{name.split()[0]}_classifier")(**SETTINGS[name])
         path = folder / name.replace(" ", "_")
-        fit = {"max_epochs": 2} if "layer_dims" in SETTINGS[name] else {}
+        fit: dict[str, Any] = {"max_epochs": 2} if "layer_dims" in SETTINGS[name] else {}
         model.train(
             experiment_name="x",
             train_data=data,

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ml_project_template import artifacts
+from ml_project_template.errors import ArtifactError
 from ml_project_template.models import BaseModel, ModelRegistry
 from tests.soak.mutated_models import make_models
 
@@ -59,7 +60,7 @@ def _save(source: Path, place: Path, fault: Fault, step: int, steps: Any) -> Non
         model.save(str(place))
     except OSError as error:
         os._exit(1 if error.errno in (errno.ENOSPC, errno.EFBIG) else 2)
-    except artifacts.ArtifactError:
+    except ArtifactError:
         os._exit(1)
     os._exit(0)
 
@@ -70,7 +71,7 @@ def _digest(place: Path) -> str | None:
         with artifacts.open_model_directory(place) as directory:
             found = artifacts.digest(directory)
         ModelRegistry.load(str(place))
-    except artifacts.ArtifactError:
+    except ArtifactError:
         return None
     return found
 
@@ -124,12 +125,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     wrong = 0
     with tempfile.TemporaryDirectory() as scratch:
-        made = make_models(Path(scratch), options.models)
+        old, new = make_models(Path(scratch), options.models).values()
         faults: tuple[Fault, ...] = ("killed", "disk full", "file too large")
         for fault in faults:
             folder = Path(scratch) / fault
             folder.mkdir()
-            found, left = break_each_step(*made.values(), folder, fault)
+            found, left = break_each_step(old, new, folder, fault)
             told = ", ".join(f"{count} {name}" for name, count in sorted(found.items()))
             print(f"{fault}: {sum(found.values())} saves, found: {told}; {left} left behind")
             wrong += found["torn"] + found["failed"] + left

@@ -27,6 +27,7 @@ import uvicorn
 
 from ml_project_template.errors import ProjectError
 from ml_project_template.serving.metrics import ServerMetrics
+from ml_project_template.serving.slow_clients import SlowClients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +45,7 @@ _READY = b"r"
 _SO_ATTACH_FILTER = 26
 _LAST_ACCEPT_SECONDS = 0.05
 _FIRST_REQUEST_SECONDS = 1.0
+_TICKS_A_LOOK = 5  # at clients that stand still; ten ticks are a second
 
 
 def serve(
@@ -104,6 +106,7 @@ class _Server(uvicorn.Server):
         self._drained_at: float | None = None
         self._reload_wanted = False
         self._tasks: set[asyncio.Task[object]] = set()
+        self._slow = SlowClients(app.settings.client_timeout)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         super().run(sockets=sockets or [self._listener])
@@ -148,6 +151,8 @@ class _Server(uvicorn.Server):
             time.monotonic() >= self._drained_at or not self.server_state.connections
         ):
             self.should_exit = True
+        if counter % _TICKS_A_LOOK == 0:
+            self._slow.look(self.server_state.connections, time.monotonic())  # type: ignore[arg-type]
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -19,6 +19,8 @@ class ServerSettings:
         max_rows: The most rows of a request; more get 422.
         max_queue: The most requests that wait for a model; more get 429.
         body_timeout: Seconds that a body may take to come; a slower one gets 408.
+        client_timeout: Seconds that the head of a request may take, and that a client may leave an
+            answer unread; then its connection is ended.
         drain_seconds: How long, after SIGTERM, requests are still taken while ``/ready`` says 503:
             long enough for whoever sends them to look elsewhere.
         watch_seconds: How often to look for a new version at the models' places; None never looks.
@@ -34,6 +36,7 @@ class ServerSettings:
     max_rows: int = 100_000
     max_queue: int = 1_024
     body_timeout: float = 30.0
+    client_timeout: float = 15.0
     drain_seconds: float = 3.0
     watch_seconds: float | None = None
     token: str | None = field(default=None, repr=False)
@@ -45,7 +48,7 @@ class ServerSettings:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
                 raise ConfigError(f"server.{name}: must be a whole number above 0, got {value!r}")
-        for name in ("body_timeout", "watch_seconds"):
+        for name in ("body_timeout", "client_timeout", "watch_seconds"):
             value = getattr(self, name)
             if name == "watch_seconds" and value is None:
                 continue
