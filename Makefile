@@ -11,7 +11,7 @@ COMPOSE ?= docker compose
 # Each command is a process of its own: without bytecode on disk it would compile all its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train test coverage lint format types imports check bench bench-quality bench-serving soak mlflow services images images-test rename clean
+.PHONY: help setup train test coverage lint format types imports check bench bench-quality bench-serving soak sbom audit mlflow services images images-test rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -63,6 +63,13 @@ soak: setup ## kill sweeps and end servers again and again, and see that nothing
 	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 10
 	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 2 --processes 4
 	$(RUN) python -m tests.soak.serve_ends --ends 100
+
+sbom: setup ## list all packages with their versions, hashes and licences in sbom.json
+	$(UV) export --quiet --locked --no-dev --all-extras --format cyclonedx1.5 --output-file sbom.json
+	$(RUN) python tools/sbom.py sbom.json
+
+audit: setup ## ask osv.dev for known vulnerabilities of the locked packages
+	$(UV) audit --locked
 
 mlflow: setup ## the page with the runs, at http://127.0.0.1:5000
 	$(RUN) mlflow ui --backend-store-uri $${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db} $(ARGS)
