@@ -59,7 +59,12 @@ bench-quality: setup ## how well models predict, beside the libraries they are o
 bench-serving: setup ## how fast a model is served, beside other servers
 	$(RUN) python -m benchmarks.serving $(ARGS)
 
-soak: setup ## kill sweeps and end servers again and again, and see that nothing is lost
+soak: setup ## attack models, configurations, servers and sweeps at length, and see that nothing gives way
+	$(RUN) python -m tests.soak.mutated_models --mutations 100000
+	$(RUN) python -m tests.soak.hostile_targets
+	$(RUN) python -m tests.soak.save_faults
+	$(RUN) python -m tests.soak.fuzzed_requests --requests 100000
+	$(RUN) python -m tests.soak.overload
 	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 10
 	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 2 --processes 4
 	$(RUN) python -m tests.soak.serve_ends --ends 100

