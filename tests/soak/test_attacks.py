@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ml_project_template import artifacts
 from tests.servers import ServerProcess
 from tests.soak import fuzzed_requests, mutated_models
 
@@ -26,7 +27,7 @@ def test_the_attack_sees_what_a_reader_ought_not_to_do(
 ) -> None:
     (path,) = mutated_models.make_models(tmp_path, ["linear"]).values()
     # A reader that believes whatever it is given.
-    monkeypatch.setattr(mutated_models.artifacts, "_copy_file", _copy)
+    monkeypatch.setattr(artifacts, "_copy_file", _copy)
     counts, wrong = mutated_models.attack(path, 0, 60)
     assert {outcome for _, outcome in wrong} >= {"accepted"}
     assert counts["refused"] < 60
