@@ -51,7 +51,7 @@ imports: setup ## who may import whom
 check: lint types imports coverage ## all that CI runs
 
 bench: setup ## how long things take, beside the ways without this project: one table a part
-	$(RUN) --group bench python -m benchmarks $(ARGS)
+	$(RUN) python -m benchmarks $(ARGS)
 
 bench-quality: setup ## how well models predict, beside the libraries they are of
 	$(RUN) python -m benchmarks.quality $(ARGS)

@@ -25,7 +25,7 @@ Start = Callable[..., ServerProcess]
 
 
 def test_the_end_under_load_drops_no_request(iris_model: Path, start_server: Start) -> None:
-    server = start_server(f"model.path={iris_model}", "server.drain_seconds=1")
+    server = start_server(f"model.path={iris_model}", "server.drain_seconds=5")
     load = Load(server.address, clients=8)
     try:
         wait_until(lambda: load.answers[200] > 100)
