@@ -18,11 +18,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from entrypoints._composition import composition_problems, own_words
-from entrypoints._job import can_stand_aside
+from entrypoints._job import can_stand_aside, task_config
 from entrypoints._problems import argument_problems, training_problems
 from entrypoints._shell import plain
 from entrypoints._training import metric_of
-from entrypoints._trial import Recipe, group_choices, trial_config
+from entrypoints._trial import Recipe, group_choices
 from entrypoints.preprocess import preprocess
 from ml_project_template.errors import ConfigError
 from ml_project_template.sweeps.options import SweepOptions, read_options
@@ -227,7 +227,7 @@ def prepare_data(plan: Plan) -> Plan:
     most_rows = 0
     tasks: dict[tuple[str, ...], Task] = {}
     for texts in plan.recipe.bases:
-        task = trial_config(_first_trial(plan, texts))
+        task = task_config(_first_trial(plan, texts))
         key = json.dumps([plain(task[name]) for name in ("data", "preprocessing", "storage")])
         if key not in found:
             prepared = preprocess(task)
@@ -429,7 +429,7 @@ def _job_problems(cfg: DictConfig, find: Callable[[DictConfig], list[str]]) -> l
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     try:
-        return find(trial_config(cfg))
+        return find(task_config(cfg))
     finally:
         HydraConfig.instance().cfg = before
 
@@ -443,7 +443,7 @@ def _design(
     """Gather all that changes what a sweep finds."""
     settings = {}
     for texts, base in recipe.bases.items():
-        task = trial_config(base)
+        task = task_config(base)
         with open_dict(task):
             for key in ("sweep", *_ELSEWHERE):
                 del task[key]

@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from entrypoints._composition import own_directories
+from entrypoints._job import task_config
 from entrypoints._summary import (
     best_facts,
     command,
@@ -20,7 +21,7 @@ from entrypoints._summary import (
     terminal_width,
     where_to_look,
 )
-from entrypoints._trial import group_choices, trial_config
+from entrypoints._trial import group_choices
 from entrypoints.onboard import storage_options
 from ml_project_template.errors import ProjectError
 from ml_project_template.sweeps.tables import failures_table, results_table, to_csv, to_markdown
@@ -64,7 +65,7 @@ def check_targets(plan: Plan) -> None:
     for base in plan.recipe.bases.values():
         target = _target(base)
         if target is not None:
-            check_target(target, storage_options=storage_options(trial_config(base)))
+            check_target(target, storage_options=storage_options(task_config(base)))
 
 
 def introduce(plan: Plan, study: SweepStudy) -> None:
@@ -189,7 +190,7 @@ def _keep_best(plan: Plan, results: SweepResults, tracker: Tracker, parent: Run)
     if best is None:
         return None
     cfg, _ = plan.recipe.config(best.params, best.number)
-    task = trial_config(cfg)
+    task = task_config(cfg)
     target = _target(cfg)
     parent.log_metrics({**best.metrics, "best_trial": best.number})
     parent.log_tags({"best_trial": best.number, "best_run_id": best.run_id})
@@ -224,7 +225,7 @@ def _refit(
     from entrypoints._training import fit_model
     from entrypoints.preprocess import preprocess
 
-    task = trial_config(cfg)
+    task = task_config(cfg)
     with open_dict(task):
         task.model_path = target
     data = preprocess(task)
@@ -308,10 +309,10 @@ def experiment_yaml(plan: Plan, results: SweepResults, trial: Trial) -> str:
     """
     cfg, _ = plan.recipe.config(trial.params, trial.number)
     chosen = group_choices(cfg)
-    before = _plain(trial_config(plan.defaults[tuple(chosen)]))
+    before = _plain(task_config(plan.defaults[tuple(chosen)]))
     content = {
         "defaults": [{f"override /{group}": choice} for group, choice in chosen],
-        **_changes(_plain(trial_config(cfg)), before),
+        **_changes(_plain(task_config(cfg)), before),
     }
     values = ", ".join(
         f"{goal.metric} {value:.6g}"
@@ -352,7 +353,7 @@ def _summary(
     config: DictConfig,
     parent: Run,
 ) -> str:
-    cfg = trial_config(next(iter(plan.recipe.bases.values())))
+    cfg = task_config(next(iter(plan.recipe.bases.values())))
     folder = Path(told["folder"])
     rows = best_facts(results)
     if told["model"] is not None:

@@ -91,10 +91,11 @@ class CheckingSweeper(ProjectSweeper):
 
 
 def _run(plan: Plan, config: DictConfig, context: HydraContext, task: TaskFunction) -> None:
+    from entrypoints._job import task_config
     from entrypoints._training import make_tracker
-    from entrypoints._trial import TrialRunner, trial_config
+    from entrypoints._trial import TrialRunner
 
-    first = trial_config(next(iter(plan.recipe.bases.values())))
+    first = task_config(next(iter(plan.recipe.bases.values())))
     tracker = make_tracker(first)
     folder = Path(config.hydra.sweep.dir)
     with contextlib.ExitStack() as stack:

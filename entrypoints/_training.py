@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from ml_project_template.training.reporting import Reporter
 
 __all__ = [
-    "cross_validate",
     "cross_validation_steps",
     "fit_model",
     "make_tracker",
@@ -120,15 +119,6 @@ def training_steps(
             **(plain(cfg.get("training")) or {}),
         )
     )
-
-
-def cross_validate(
-    cfg: DictConfig, folds: Sequence[Fold | Prepared], *, tracker: Tracker, tracked: Run
-) -> dict[str, float]:
-    """Train a configuration on each fold; see `cross_validation_steps`."""
-    from ml_project_template.models._steps import run_steps
-
-    return run_steps(cross_validation_steps(cfg, folds, tracker=tracker, tracked=tracked))
 
 
 def cross_validation_steps(

@@ -16,7 +16,7 @@ from hydra.core.utils import setup_globals
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from entrypoints._job import JobScene, copy_config, open_job, task_config
+from entrypoints._job import JobScene, copy_config, open_job
 from entrypoints._problems import model_problems
 from entrypoints._shell import hide_secrets, plain
 from entrypoints._training import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ml_project_template.data.prepare import Prepared
     from ml_project_template.runs import Tracker
 
-__all__ = ["STATE_TAG", "TRIAL_TAG", "Recipe", "TrialRunner", "group_choices", "trial_config"]
+__all__ = ["STATE_TAG", "TRIAL_TAG", "Recipe", "TrialRunner", "group_choices"]
 
 # The tag by which a run is known to belong to a trial.
 TRIAL_TAG = "trial"
@@ -91,11 +91,6 @@ class Recipe:
             fixed = [text for text in base.hydra.overrides.task if text not in own]
             cfg.hydra.overrides.task = [*fixed, *own]
         return cfg, own
-
-
-def trial_config(cfg: DictConfig) -> DictConfig:
-    """Take Hydra's own part out of a job's configuration."""
-    return task_config(cfg)
 
 
 def group_choices(cfg: DictConfig) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ from entrypoints._problems import argument_problems
 from entrypoints._shell import entrypoint, run
 from entrypoints._summary import training_summary
 from entrypoints._sweeper import ProjectSweeper
-from entrypoints._training import cross_validate, fit_model, make_tracker, metric_of
+from entrypoints._training import cross_validation_steps, fit_model, make_tracker, metric_of
 from entrypoints.preprocess import preprocess, preprocess_folds
 from ml_project_template.errors import ConfigError
 
@@ -49,12 +49,13 @@ def train(cfg: DictConfig) -> TrainingReport:
     if not folds:
         return fit_model(cfg, *splits, tracker=tracker)
 
+    from ml_project_template.models._steps import run_steps
     from ml_project_template.runs import OpenRun
 
     started = time.perf_counter()
     with tracker.start_run(experiment_name=cfg.experiment_name, run_name=cfg.run_name) as tracked:
         report = fit_model(cfg, *splits, tracker=OpenRun(tracked, tracker))
-        metrics = cross_validate(cfg, folds, tracker=tracker, tracked=tracked)
+        metrics = run_steps(cross_validation_steps(cfg, folds, tracker=tracker, tracked=tracked))
         tracked.log_metrics(metrics)
     seconds = time.perf_counter() - started
     return replace(report, metrics={**report.metrics, **metrics}, seconds=seconds)

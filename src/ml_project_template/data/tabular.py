@@ -441,7 +441,7 @@ class TabularDataset(BaseDataset):
         Raises:
             DataError: The target is not known.
         """
-        return self.y if self._task == "classification" else np.zeros(len(self.y), dtype=np.int64)
+        return self.split_rows.codes
 
     @property
     def split_rows(self) -> SplitRows:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,7 +35,7 @@ from ml_project_template.models.base import SaveModel
 from ml_project_template.training.early_stopping import EarlyStopping
 from ml_project_template.training.metrics import classification_metrics, softmax
 from ml_project_template.training.reporting import StopTraining
-from ml_project_template.utils.collecting import importing
+from ml_project_template.utils.collecting import import_large
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -219,9 +218,7 @@ class GradientBoosting(Boosted):
         return self.loss or self.losses[self.booster][0]
 
     def _make_estimator(self, seed: int | None = None) -> Any:
-        if "sklearn.ensemble" not in sys.modules:
-            with importing():
-                importlib.import_module("sklearn.ensemble")
+        import_large("sklearn.ensemble")
         from sklearn import ensemble
 
         common = {

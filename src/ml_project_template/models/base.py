@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 import difflib
-import functools
 import importlib
-import importlib.metadata
 import inspect
 import logging
 import math
 import operator
 import os
 import platform
-import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -49,8 +46,8 @@ from ml_project_template.training.reporting import History, MultiReporter, Repor
 from ml_project_template.training.thresholds import Threshold, choose_threshold
 from ml_project_template.unsent import keep_model
 from ml_project_template.utils.arguments import check_arguments
-from ml_project_template.utils.collecting import collecting_as_usual, importing
-from ml_project_template.utils.environment import environment_state
+from ml_project_template.utils.collecting import collecting_as_usual, import_large
+from ml_project_template.utils.environment import environment_state, package_version
 from ml_project_template.utils.git import git_state
 from ml_project_template.utils.io import is_remote, read_json, write_json
 from ml_project_template.utils.names import flatten
@@ -525,7 +522,7 @@ class BaseModel(ABC):
             git = git_state()
             self.metadata = {
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "versions": {package: _version(package) for package in self.packages},
+                "versions": {package: package_version(package) for package in self.packages},
                 "python": platform.python_version(),
                 "environment": environment_state(),
                 "git": {"commit": git.commit, "dirty": git.dirty},
@@ -1026,9 +1023,7 @@ class BaseModel(ABC):
         return {name: value for name, value in offered.items() if name in parameters}
 
     def _log_plots(self, run: Run, splits: Mapping[str, TabularDataset], history: History) -> None:
-        if "matplotlib.figure" not in sys.modules:
-            with importing():
-                importlib.import_module("ml_project_template.training.plots")
+        import_large("ml_project_template.training.plots")
         from ml_project_template.training import plots
 
         figures = draw(self, splits, history)
@@ -1052,12 +1047,6 @@ class BaseModel(ABC):
                 sample=self.signature.sample,
                 requirements=self.packages,
             )
-
-
-@functools.cache
-def _version(package: str) -> str:
-    """Read the version of an installed package; a sweep asks for the same ones again and again."""
-    return importlib.metadata.version(package)
 
 
 def _check_save_model(save_model: str) -> None:

@@ -24,7 +24,7 @@ from ml_project_template.tracking_address import (
     sqlite_path,
     tracking_uri,
 )
-from ml_project_template.utils.collecting import importing
+from ml_project_template.utils.collecting import import_large, importing
 from ml_project_template.utils.secrets import find_secrets, public_url, redact
 
 if TYPE_CHECKING:
@@ -110,9 +110,7 @@ def open_client(uri: str) -> MlflowClient:
 
     path = sqlite_path(uri)
     if path is not None:
-        if _DATABASE_STORE not in sys.modules:
-            with importing():
-                importlib.import_module(_DATABASE_STORE)
+        import_large(_DATABASE_STORE)
         build_once(path, _build_tables)
     return MlflowClient(uri, registry_uri=uri)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import functools
-import importlib.metadata
 import logging
 import shutil
 import tempfile
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ml_project_template.errors import TrackingError
 from ml_project_template.tracking.client import log_level, reached, transfer_timeout
 from ml_project_template.tracking.finding import find_run
+from ml_project_template.utils.environment import package_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -206,9 +205,4 @@ def model_signature(signature: SignatureLike) -> ModelSignature:
 def _pinned(names: Sequence[str]) -> list[str]:
     """Requirements at the versions that are installed here."""
     wanted = sorted({"ml-project-template", "mlflow", *names})
-    return [f"{name}=={_version(name)}" for name in wanted]
-
-
-@functools.cache
-def _version(name: str) -> str:
-    return importlib.metadata.version(name)
+    return [f"{name}=={package_version(name)}" for name in wanted]

@@ -55,7 +55,7 @@ def share_of(fabric: Fabric, n_rows: int) -> slice:
     return slice(rank * n_rows // size, (rank + 1) * n_rows // size)
 
 
-def loss_weight(loss_function: Any, y: torch.Tensor) -> torch.Tensor:
+def loss_weight(loss_function: Any, y: torch.Tensor) -> torch.Tensor | float:
     """Say what the mean loss of some rows weighs beside that of others.
 
     Args:
@@ -63,10 +63,10 @@ def loss_weight(loss_function: Any, y: torch.Tensor) -> torch.Tensor:
         y: Targets of the rows, of shape ``(n_samples, ...)``.
 
     Returns:
-        A tensor of one number.
+        A number, or a tensor of one.
     """
     weigh = getattr(loss_function, "weight_of", None)
-    return torch.as_tensor(float(len(y)), device=y.device) if weigh is None else weigh(y)
+    return float(len(y)) if weigh is None else weigh(y)
 
 
 def fit_distributed(fabric: Fabric, job: FitJob, fit: FitFunction) -> FitResult:

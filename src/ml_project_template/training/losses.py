@@ -62,18 +62,18 @@ class MemberLoss(nn.Module):
         loss: torch.Tensor = self.loss(outputs, y)
         return loss
 
-    def weight_of(self, y: torch.Tensor) -> torch.Tensor:
+    def weight_of(self, y: torch.Tensor) -> torch.Tensor | float:
         """Say what the mean loss of some rows weighs beside that of others.
 
         Args:
             y: Targets of shape ``(n_samples, ...)``.
 
         Returns:
-            A tensor of one number: how many rows there are, or the sum of the weights of their
-            classes, which the cross entropy divides by.
+            How many rows there are, or the sum of the weights of their classes, a tensor of one
+            number, which the cross entropy divides by.
         """
         weights = getattr(self.loss, "weight", None)
         if weights is None:
-            return torch.as_tensor(float(len(y)), device=y.device)
+            return float(len(y))
         total: torch.Tensor = weights[y].sum()
         return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import importlib
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +12,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["collect_rarely", "collecting_as_usual", "importing", "settle", "uncollected"]
+__all__ = [
+    "collect_rarely",
+    "collecting_as_usual",
+    "import_large",
+    "importing",
+    "settle",
+    "uncollected",
+]
 
 # New objects before the collector looks at them; Python's own number is some hundred.
 _RARELY = 50_000
@@ -54,6 +62,17 @@ def importing() -> Iterator[None]:
         settle()
         if was_enabled:
             gc.enable()
+
+
+def import_large(name: str) -> None:
+    """Import a large module that is needed now, as `importing` does, if it is not there.
+
+    Args:
+        name: The module.
+    """
+    if name not in sys.modules:
+        with importing():
+            importlib.import_module(name)
 
 
 @contextmanager

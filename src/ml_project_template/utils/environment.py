@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
 import platform
 from pathlib import Path
 
-__all__ = ["environment_state"]
+__all__ = ["environment_state", "package_version"]
 
 _LOCK = "uv.lock"
 
@@ -28,3 +30,16 @@ def environment_state(directory: str | Path = ".") -> dict[str, str | None]:
         "platform": f"{platform.system()} {platform.machine()}",
         "uv_lock": None if lock is None else hashlib.sha256(lock.read_bytes()).hexdigest(),
     }
+
+
+@functools.cache
+def package_version(name: str) -> str:
+    """Read the version of an installed package, once: a sweep asks for the same ones each time.
+
+    Args:
+        name: Of the distribution.
+
+    Raises:
+        PackageNotFoundError: It is not installed.
+    """
+    return importlib.metadata.version(name)
