@@ -50,7 +50,15 @@ log = logging.getLogger(__name__)
 # Groups are composed and checked for each of their combinations before anything starts.
 _MOST_BASES = 200
 # What says where things are and how the work is divided does not change what is found.
-_ELSEWHERE = ("storage", "tracking", "model_path", "run_name", "experiment_name")
+_ELSEWHERE = (
+    "checkpoint",
+    "experiment_name",
+    "model_path",
+    "resume",
+    "run_name",
+    "storage",
+    "tracking",
+)
 _DIVIDED = (
     "heartbeat",
     "log_models",

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from entrypoints._shell import explain, plain
 from entrypoints._targets import build, target_class
 from entrypoints.onboard import storage_options
-from ml_project_template.errors import ProjectError
+from ml_project_template.errors import ConfigError, ProjectError
 from ml_project_template.utils.arguments import check_arguments
 
-__all__ = ["argument_problems", "model_problems", "training_problems"]
+if TYPE_CHECKING:
+    from ml_project_template.training.checkpoints import CheckpointSettings
+
+__all__ = ["argument_problems", "checkpoint_settings", "model_problems", "training_problems"]
 
 
 def training_problems(cfg: DictConfig) -> list[str]:
@@ -49,6 +54,21 @@ def argument_problems(cfg: DictConfig) -> list[str]:
         *_collect(_data_argument_problems, cfg),
         *_collect(_run_problems, cfg),
     ]
+
+
+def checkpoint_settings(cfg: DictConfig) -> CheckpointSettings | None:
+    """Read where checkpoints are kept, and whether to go on from one; None keeps none.
+
+    Raises:
+        ConfigError: There is none to go on from.
+    """
+    from ml_project_template.training.checkpoints import CheckpointSettings
+
+    if cfg.checkpoint is None:
+        if cfg.resume is True:
+            raise ConfigError("resume: needs checkpoints, and checkpoint is null")
+        return None
+    return CheckpointSettings(**plain(cfg.checkpoint), resume=cfg.resume)
 
 
 def model_problems(cfg: DictConfig) -> list[str]:
@@ -132,6 +152,7 @@ def _run_problems(cfg: DictConfig) -> Iterator[str]:
     for key in ("experiment_name", "model_path"):
         if settings.get(key) == "":
             yield f"{key}: must not be empty"
+    yield from _checkpoint_problems(cfg)
     if cfg.cv is not None:
         from ml_project_template.data import prepare_folds
 
@@ -141,6 +162,27 @@ def _run_problems(cfg: DictConfig) -> Iterator[str]:
     others = set(BaseModel.train.__annotations__) - set(keys)
     for line in check_arguments(BaseModel.train, settings, where="", ignore=others):
         yield line.removeprefix(".")
+
+
+def _checkpoint_problems(cfg: DictConfig) -> Iterator[str]:
+    from ml_project_template.training.checkpoints import CheckpointSettings
+
+    if cfg.checkpoint is not None:
+        yield from check_arguments(
+            CheckpointSettings, plain(cfg.checkpoint), where="checkpoint", ignore={"resume"}
+        )
+    problems = check_arguments(
+        CheckpointSettings,
+        {"resume": cfg.resume},
+        where="",
+        ignore={"path", "every_epochs", "every_minutes"},
+    )
+    yield from (line.removeprefix(".") for line in problems)
+    if cfg.resume and not problems:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            yield "resume: is about one run; a sweep goes on by itself with the same command"
+        elif cfg.cv is not None:
+            yield "resume: goes on with one training, and cv is for several: leave one of them out"
 
 
 def _data_problems(cfg: DictConfig) -> Iterator[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ml_project_template.models._steps import Steps
     from ml_project_template.models.base import TrainingReport
     from ml_project_template.runs import Run, Tracker
+    from ml_project_template.training.checkpoints import CheckpointSettings
     from ml_project_template.training.reporting import Reporter
 
 __all__ = [
@@ -44,6 +45,7 @@ def fit_model(
     tracker: Tracker,
     reporters: Sequence[Reporter] = (),
     progress: bool = True,
+    checkpoint: CheckpointSettings | None = None,
     **changes: Any,
 ) -> TrainingReport:
     """Train ``cfg.model`` on rows that are prepared already; see `training_steps`."""
@@ -58,6 +60,7 @@ def fit_model(
             tracker=tracker,
             reporters=reporters,
             progress=progress,
+            checkpoint=checkpoint,
             **changes,
         )
     )
@@ -72,6 +75,7 @@ def training_steps(
     tracker: Tracker,
     reporters: Sequence[Reporter] = (),
     progress: bool = True,
+    checkpoint: CheckpointSettings | None = None,
     **changes: Any,
 ) -> Steps[TrainingReport]:
     """Train ``cfg.model`` on rows that are prepared already, and stop at its fit.
@@ -84,6 +88,7 @@ def training_steps(
         tracker: Where the run is kept.
         reporters: Who else hears of each step of the fit.
         progress: Show how far the fit has come.
+        checkpoint: Where checkpoints are kept, and whether to go on from one; None keeps none.
         **changes: What is to differ from the configuration: ``experiment_name``, ``run_name``,
             ``model_path`` or ``seed``.
 
@@ -110,11 +115,16 @@ def training_steps(
             save_model=cfg.save_model,
             threshold=cfg.threshold,
             tracking=tracker,
-            # How a sweep went about it does not belong to what makes the model.
-            config={key: value for key, value in plain(cfg).items() if key != "sweep"},
+            # How a sweep went about it, or what was stopped, is no part of what makes the model.
+            config={
+                key: value
+                for key, value in plain(cfg).items()
+                if key not in ("sweep", "checkpoint", "resume")
+            },
             storage_options=storage_options(cfg),
             reporters=reporters,
             progress=progress,
+            checkpoint=checkpoint,
             **settings,
             **(plain(cfg.get("training")) or {}),
         )

@@ -20,6 +20,8 @@ __all__ = ["sync"]
 def sync(cfg: DictConfig, tell: Callable[[str], None] = print) -> list[str]:
     """Send what waits in ``.unsent``: models to their storage, runs to their tracking server.
 
+    Runs of this machine whose process is gone, and that are RUNNING therefore, are ended.
+
     Args:
         cfg: The configuration, see ``conf/sync.yaml``.
         tell: Gets a line for each model and run that is complete.
@@ -28,7 +30,7 @@ def sync(cfg: DictConfig, tell: Callable[[str], None] = print) -> list[str]:
         A line for each that is not, with the reason.
     """
     left, nothing = [], True
-    for line, is_done in [*_models(cfg.dry_run), *_runs(cfg)]:
+    for line, is_done in [*_models(cfg.dry_run), *_runs(cfg), *_reaped(cfg)]:
         nothing = False
         if is_done:
             tell(line)
@@ -84,6 +86,19 @@ def _runs(cfg: DictConfig) -> Iterator[tuple[str, bool]]:
 
     for waiting in waiting_runs(cfg.tracking.uri, send=not cfg.dry_run):
         yield _described(waiting), waiting.problem is None
+
+
+def _reaped(cfg: DictConfig) -> Iterator[tuple[str, bool]]:
+    """End the runs whose process is gone; gives a line for each."""
+    from ml_project_template.tracking.reaping import reap
+
+    # Whose server is away is no worse off than before.
+    with contextlib.suppress(TrackingError):
+        for run_id in reap(cfg.tracking.uri, dry_run=cfg.dry_run):
+            yield (
+                f"run {run_id}: its process is gone, {'KILLED' if not cfg.dry_run else 'left'}",
+                True,
+            )
 
 
 def _described(waiting: WaitingRun) -> str:

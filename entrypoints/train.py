@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from entrypoints._problems import argument_problems
+from entrypoints._problems import argument_problems, checkpoint_settings
 from entrypoints._shell import entrypoint, run
 from entrypoints._summary import training_summary
 from entrypoints._sweeper import ProjectSweeper
@@ -47,7 +47,7 @@ def train(cfg: DictConfig) -> TrainingReport:
     tracker = make_tracker(cfg)
     splits = (data.train, data.val, data.test)
     if not folds:
-        return fit_model(cfg, *splits, tracker=tracker)
+        return fit_model(cfg, *splits, tracker=tracker, checkpoint=checkpoint_settings(cfg))
 
     from ml_project_template.models._steps import run_steps
     from ml_project_template.runs import OpenRun

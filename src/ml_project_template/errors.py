@@ -68,7 +68,15 @@ class SweepError(ProjectError):
 
 
 class DivergenceError(ProjectError):
-    """A training whose loss is no longer a finite number."""
+    """A training whose loss is no longer a finite number.
+
+    Attributes:
+        good_epoch: The epoch whose weights the model has been given back; 0 if there is none.
+    """
+
+    def __init__(self, message: str, *, good_epoch: int = 0) -> None:
+        super().__init__(message)
+        self.good_epoch = good_epoch
 
 
 _MAX_CHOICES = 1_000

@@ -9,6 +9,8 @@ import contextlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ml_project_template.errors import TrackingError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
@@ -143,6 +145,26 @@ class Tracker(ABC):
             run_name: The run's name; None lets the tracker find one.
         """
 
+    def continue_run(self, run_id: str) -> AbstractContextManager[Run]:
+        """Go on with a run that was opened before, for the time of a ``with`` block.
+
+        Args:
+            run_id: The run's id.
+
+        Raises:
+            TrackingError: This tracker can't.
+        """
+        raise TrackingError(f"A {type(self).__qualname__} can't go on with run '{run_id}'.")
+
+    def last_step(self, run_id: str, metric: str) -> int:  # noqa: ARG002
+        """Find the last step of a metric of a run that is kept; 0 if there is none.
+
+        Args:
+            run_id: The run.
+            metric: The metric's name.
+        """
+        return 0
+
     @abstractmethod
     def below(
         self,
@@ -184,6 +206,11 @@ class OpenRun(Tracker):
         """Give the open run."""
         yield self._run
 
+    @contextlib.contextmanager
+    def continue_run(self, run_id: str) -> Iterator[Run]:  # noqa: ARG002
+        """Give the open run."""
+        yield self._run
+
     def below(
         self,
         run: Run,
@@ -209,6 +236,11 @@ class DisabledTracker(Tracker):
         """Give a run that is kept nowhere."""
         yield Run()
 
+    @contextlib.contextmanager
+    def continue_run(self, run_id: str) -> Iterator[Run]:  # noqa: ARG002
+        """Give a run that is kept nowhere."""
+        yield Run()
+
     def below(
         self,
         run: Run,  # noqa: ARG002 - the names are the interface's
@@ -222,10 +254,16 @@ class DisabledTracker(Tracker):
 
 
 class RunReporter:
-    """Sends what a fit reports to a run, as the series ``epoch/<name>``."""
+    """Sends what a fit reports to a run, as the series ``epoch/<name>``.
 
-    def __init__(self, run: Run) -> None:
+    Args:
+        run: The run.
+        after: The last step that the run has already.
+    """
+
+    def __init__(self, run: Run, after: int = 0) -> None:
         self.run = run
+        self._after = after
 
     def report(
         self,
@@ -240,4 +278,6 @@ class RunReporter:
             metrics: Its values by name, such as ``val_loss``.
             total: How many steps there will be; of no use here.
         """
+        if step <= self._after:
+            return
         self.run.log_metrics({f"epoch/{name}": value for name, value in metrics.items()}, step)

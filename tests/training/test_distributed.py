@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 from ml_project_template.errors import ConfigError
 from ml_project_template.models import MLPClassifier
+from ml_project_template.training.checkpoints import FitState
 from ml_project_template.training.distributed import is_distributed, loss_weight, share_of
 from ml_project_template.training.fabric import make_fabric
 from ml_project_template.training.loop import FitJob, fit, stack_key
@@ -73,6 +76,52 @@ def test_two_devices_take_the_steps_of_one() -> None:
     torch.testing.assert_close(states[1], states[0], rtol=1e-5, atol=1e-6)
     assert not jobs[1].module.training
     assert "MASTER_PORT" not in os.environ
+
+
+class _Keeper:
+    """Keeps the state at the end of an epoch, and wants the fit to be stopped then."""
+
+    def __init__(self, epoch: int, state: FitState | None = None) -> None:
+        self.state = state
+        self.saved: FitState | None = None
+        self.is_asked = False
+        self._epoch = epoch
+
+    def due(self, epoch: int | None = None) -> bool:
+        self.is_asked = epoch == self._epoch
+        return False
+
+    def save(self, state: FitState) -> None:
+        self.saved = state
+
+    def obey(self) -> None:
+        pytest.fail("It is for the process that was asked.")
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        yield
+        if self.is_asked:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.long
+def test_a_fit_on_two_devices_goes_on_from_a_checkpoint() -> None:
+    fabric = make_fabric("cpu", "32-true", 2)
+    whole = _with_dropout(History())
+    fit(fabric, whole)
+    keeper = _Keeper(3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(fabric, replace(_with_dropout(History()), checkpoints=keeper))
+    assert keeper.saved is not None
+    gone_on = replace(_with_dropout(History()), checkpoints=_Keeper(-1, keeper.saved))
+    assert fit(fabric, gone_on).epochs == 8
+    for name, tensor in whole.module.state_dict().items():
+        assert torch.equal(gone_on.module.state_dict()[name], tensor)
+
+
+def _with_dropout(reporter: History) -> FitJob:
+    job = _job(reporter)
+    return replace(job, module=torch.nn.Sequential(torch.nn.Dropout(0.2), job.module))
 
 
 @pytest.mark.long

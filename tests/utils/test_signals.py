@@ -14,6 +14,7 @@ from ml_project_template.utils.signals import (
     Terminated,
     stopping_by_exception,
     stopping_later,
+    stopping_on_request,
 )
 
 
@@ -100,3 +101,63 @@ def test_a_thread_goes_through_the_block_as_if_it_were_not_there() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+def test_a_request_to_stop_is_noted_and_obeyed_when_it_is_convenient() -> None:
+    steps = []
+
+    def work() -> None:
+        with stopping_by_exception(), stopping_on_request() as request:
+            request.obey()
+            signal.raise_signal(signal.SIGTERM)
+            assert request.asked == signal.SIGTERM
+            steps.append("whole")
+            request.obey()
+            steps.append("never")
+
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Terminated, match="SIGTERM"):
+        work()
+    assert steps == ["whole"]
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_second_request_is_obeyed_at_once_and_one_that_nobody_saw_at_the_end() -> None:
+    steps = []
+
+    def impatient() -> None:
+        with stopping_on_request():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            steps.append("never")
+
+    def unseen() -> None:
+        with stopping_on_request():
+            signal.raise_signal(signal.SIGINT)
+            steps.append("done")
+        steps.append("never")
+
+    for work in (impatient, unseen):
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    assert steps == ["done"]
+
+
+def test_what_is_ignored_stays_ignored_and_a_thread_hears_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_on_request() as request:
+            signal.raise_signal(signal.SIGHUP)
+            assert request.asked is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    handlers = []
+
+    def elsewhere() -> None:
+        with stopping_on_request():
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGINT)]

@@ -18,7 +18,13 @@ from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.data.columns import power_of_two
 from ml_project_template.data.signature import MAX_LEVELS
-from ml_project_template.errors import ArtifactError, ConfigError, ModelError, unknown
+from ml_project_template.errors import (
+    ArtifactError,
+    ConfigError,
+    DivergenceError,
+    ModelError,
+    unknown,
+)
 from ml_project_template.models._encoding import Encoding, NumericEmbedding
 from ml_project_template.models._onnx import TARGET_MEAN, TARGET_SCALE, read_target
 from ml_project_template.models._steps import Fit, Steps
@@ -263,6 +269,8 @@ class NetworkModel(BaseModel):
                 self._require_finite(data.X, data.feature_names, data.cardinalities)
         if seed is None:
             seed = secrets.randbits(32)
+            if self._checkpoints is not None:
+                seed = self._checkpoints.seed(seed)
         # Again, for torch may not have been imported when train() did it.
         seed_everything(seed)
 
@@ -300,6 +308,7 @@ class NetworkModel(BaseModel):
             gradient_clip_norm=gradient_clip_norm,
             keep_best=save_model == "best",
             val_metrics=_rmse if self.task == "regression" else _accuracy,
+            checkpoints=self._checkpoints,
         )
 
     # With the signature of `fit_job`: its arguments are the settings of a training.
@@ -310,7 +319,11 @@ class NetworkModel(BaseModel):
         from ml_project_template.training.loop import fit
 
         job = self.fit_job(train_data, val_data, **arguments)
-        fit(self.fabric, job)
+        try:
+            fit(self.fabric, job)
+        except DivergenceError as error:
+            self._take_good(job, error)
+            raise
         self.finish_fit(job)
 
     def _steps_of_fit(
@@ -322,9 +335,16 @@ class NetworkModel(BaseModel):
             return
         job = self.fit_job(train_data, val_data, **arguments)
         (outcome,) = yield [Fit(self.fabric, job)]
+        if isinstance(outcome, DivergenceError):
+            self._take_good(job, outcome)
         if isinstance(outcome, BaseException):
             raise outcome
         self.finish_fit(job)
+
+    def _take_good(self, job: FitJob, error: DivergenceError) -> None:
+        """Take over the last weights that were good, if there are any."""
+        if error.good_epoch:
+            self.finish_fit(job)
 
     def finish_fit(self, job: FitJob) -> None:
         """Take over what a job of this model has fitted.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
 import importlib
 import inspect
+import json
 import logging
 import math
 import operator
@@ -31,6 +33,7 @@ from ml_project_template.errors import (
     ArtifactError,
     ConfigError,
     DataError,
+    DivergenceError,
     ModelError,
     ProjectError,
     RegistryError,
@@ -40,6 +43,12 @@ from ml_project_template.models._capture import RECORD, plain_json, recorded
 from ml_project_template.models._judging import check_splits, draw, judge, measure
 from ml_project_template.models._steps import Steps, run_steps
 from ml_project_template.models.registry import ModelRegistry
+from ml_project_template.training.checkpoints import (
+    Checkpoints,
+    CheckpointSettings,
+    beside,
+    open_checkpoints,
+)
 from ml_project_template.training.metrics import resolve_class_weight, softmax
 from ml_project_template.training.progress import progress_reporter
 from ml_project_template.training.reporting import History, MultiReporter, Reporter
@@ -155,6 +164,7 @@ class BaseModel(ABC):
     _model_params: dict[str, Any]
     _n_features: int | None = None
     _reporter: Reporter | None = None
+    _checkpoints: Checkpoints | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -333,6 +343,7 @@ class BaseModel(ABC):
         tracking: bool | Tracker = True,
         config: Mapping[str, Any] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        checkpoint: CheckpointSettings | None = None,
         reporters: Sequence[Reporter] = (),
         progress: bool = True,
         **training_arguments: Any,
@@ -357,6 +368,8 @@ class BaseModel(ABC):
             tracking: True for MLflow, False for no record, or a tracker.
             config: The composed configuration, kept as a record with its secrets hidden.
             storage_options: For a remote ``model_path``.
+            checkpoint: Where checkpoints of the fit are kept, and whether to go on from one; None
+                keeps none. Networks keep any. A run of MLflow is gone on with, too.
             reporters: Who else hears of each epoch or boosting stage. One may end the fit by
                 raising ``StopTraining``, or the whole training by raising anything else.
             progress: Show how far the fit has come.
@@ -368,7 +381,8 @@ class BaseModel(ABC):
         Raises:
             ConfigError: A wrong argument; all of them are named.
             DataError: Data that the model can't learn from.
-            DivergenceError: The loss is no longer a number.
+            DivergenceError: The loss is no longer a number. A network has the best weights until
+                then; with `checkpoint` they are kept beside ``model_path``, in ``.diverged/``.
             ArtifactError: The model can't be written to ``model_path``. One that a remote storage
                 does not take at the end is kept in ``.unsent/``, from where it can be sent later.
             TrackingError: The tracker can't be reached.
@@ -387,6 +401,7 @@ class BaseModel(ABC):
                 tracking=tracking,
                 config=config,
                 storage_options=storage_options,
+                checkpoint=checkpoint,
                 reporters=reporters,
                 progress=progress,
                 **training_arguments,
@@ -408,6 +423,7 @@ class BaseModel(ABC):
         tracking: bool | Tracker = True,
         config: Mapping[str, Any] | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        checkpoint: CheckpointSettings | None = None,
         reporters: Sequence[Reporter] = (),
         progress: bool = True,
         **training_arguments: Any,
@@ -453,8 +469,9 @@ class BaseModel(ABC):
                 f"threshold={threshold}: is for two classes, and the data have "
                 f"{train_data.target_text}"
             )
-        if model_path is not None:
-            artifacts.check_target(os.fspath(model_path), storage_options=storage_options)
+        path = None if model_path is None else os.fspath(model_path)
+        if path is not None:
+            artifacts.check_target(path, storage_options=storage_options)
         if seed is not None:
             seed_everything(seed)
         self._n_features = None
@@ -479,13 +496,31 @@ class BaseModel(ABC):
             tracker = tracking
         else:
             raise ConfigError(f"tracking must be True, False or a tracker, got {tracking!r}.")
-        with tracker.start_run(experiment_name=experiment_name, run_name=run_name) as run:
-            parameters = {
-                "model": self.get_params(),
-                "training": arguments,
-                "seed": seed,
-                "save_model": save_model,
-            }
+        parameters = {
+            "model": self.get_params(),
+            "training": arguments,
+            "seed": seed,
+            "save_model": save_model,
+        }
+        with ExitStack() as opened:
+            checkpoints = None
+            if checkpoint is not None:
+                checkpoints = opened.enter_context(
+                    open_checkpoints(
+                        checkpoint,
+                        path,
+                        lambda: {"model": name, **flatten(parameters), "data": _identity(splits)},
+                        storage_options=storage_options,
+                    )
+                )
+            logged = 0
+            if checkpoints is not None and checkpoints.run_id is not None:
+                run = opened.enter_context(tracker.continue_run(checkpoints.run_id))
+                logged = tracker.last_step(checkpoints.run_id, "epoch/train_loss")
+            else:
+                run = opened.enter_context(
+                    tracker.start_run(experiment_name=experiment_name, run_name=run_name)
+                )
             run.log_params(
                 # As they are: the run hides secrets, and learns here what to hide in its log.
                 {**flatten(config or {}), **flatten(parameters)}
@@ -500,9 +535,20 @@ class BaseModel(ABC):
                 # Again: what came before, such as a tracker, may have drawn numbers.
                 seed_everything(seed)
             history = History()
+            if checkpoints is not None:
+                checkpoints.run_id = run.id
+                # One list: what is reported from now on is a part of each checkpoint.
+                history.rows = checkpoints.history
+            to_run = RunReporter(run, after=logged)
+            for step, row in ((int(row["step"]), dict(row)) for row in history.rows):
+                # What a killed process had not sent yet.
+                del row["step"]
+                to_run.report(step, row)
+            diverged: DivergenceError | None = None
             with ExitStack() as stack:
                 shown = [stack.enter_context(progress_reporter(name))] if progress else []
-                self._reporter = MultiReporter(history, *shown, RunReporter(run), *reporters)
+                self._reporter = MultiReporter(history, *shown, to_run, *reporters)
+                self._checkpoints = checkpoints
                 try:
                     yield from self._steps_of_fit(
                         views["train"],
@@ -510,15 +556,24 @@ class BaseModel(ABC):
                         **training_arguments,
                         **self._wanted(save_model=save_model, seed=seed),
                     )
+                except DivergenceError as error:
+                    self.history = history.rows
+                    if not error.good_epoch:
+                        raise
+                    self._n_features = train_data.num_features
+                    if checkpoints is None or path is None:
+                        raise
+                    diverged = error
                 finally:
-                    self._reporter = None
+                    self._reporter = self._checkpoints = None
             self.history = history.rows
             self._n_features = train_data.num_features
             if threshold is not None:
                 self._set_threshold(threshold, splits.get("val", train_data))
 
             metrics, confusion = judge(self, splits, weights)
-            run.log_metrics(metrics)
+            if diverged is None:
+                run.log_metrics(metrics)
             git = git_state()
             self.metadata = {
                 "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -543,10 +598,17 @@ class BaseModel(ABC):
                 "config": safe_config,
                 "run_id": run.id,
             }
+            if diverged is not None and path is not None:
+                self.metadata["diverged"] = str(diverged)
+                kept = self._save_or_keep(beside(path, ".diverged"), storage_options)
+                raise DivergenceError(
+                    f"{diverged} The model of epoch {diverged.good_epoch} is kept in '{kept}'.",
+                    good_epoch=diverged.good_epoch,
+                ) from diverged
             # First of all: what can fail from here on is not worth the model.
             saved = None
-            if model_path is not None:
-                saved = self._save_or_keep(os.fspath(model_path), storage_options)
+            if path is not None:
+                saved = self._save_or_keep(path, storage_options)
             if run.wants_plots:
                 self._log_plots(run, splits, history)
             if run.wants_model:
@@ -1047,6 +1109,27 @@ class BaseModel(ABC):
                 sample=self.signature.sample,
                 requirements=self.packages,
             )
+
+
+def _identity(splits: Mapping[str, TabularDataset]) -> dict[str, Any]:
+    """Tell the rows of a training from others: by their files, their targets and what was learned.
+
+    The order of the targets is that of the rows, and what prepares them has been fitted to them.
+    """
+    preprocessor = splits["train"].preprocessor
+    found: dict[str, Any] = {
+        split: {
+            "rows": len(data),
+            "file": data.digest,
+            "features": hashlib.sha256(repr(data.feature_names).encode()).hexdigest()[:16],
+            "targets": hashlib.sha256(np.ascontiguousarray(data.y).data).hexdigest()[:16],
+        }
+        for split, data in splits.items()
+    }
+    if preprocessor is not None:
+        state = json.dumps(preprocessor.to_dict(), sort_keys=True)
+        found["preprocessing"] = hashlib.sha256(state.encode()).hexdigest()[:16]
+    return found
 
 
 def _check_save_model(save_model: str) -> None:

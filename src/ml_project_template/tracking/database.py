@@ -24,10 +24,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["KEY_LENGTH", "is_loggable", "write_inputs", "write_rows"]
+__all__ = [
+    "KEY_LENGTH",
+    "PROCESS_TAG",
+    "is_loggable",
+    "running_runs",
+    "write_inputs",
+    "write_rows",
+]
 
 KEY_LENGTH = 250
 """How long a name may be, in characters."""
+
+PROCESS_TAG = "mlflow.process"
+"""The tag that tells which process a run is of; MLflow's page shows no tags of its own kind."""
 
 # Of MLflow 3.17; a test fails where the one that is installed has another.
 _REVISIONS = frozenset({"dc11669786a5"})
@@ -57,6 +67,10 @@ _TAG = """
 """
 
 _EXPERIMENT = "SELECT experiment_id FROM runs WHERE run_uuid = ?"
+_RUNNING = """
+    SELECT runs.run_uuid, tags.value FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid
+    WHERE runs.status = 'RUNNING' AND runs.lifecycle_stage = 'active' AND tags."key" = ?
+"""
 _FIND_DATASET = (
     "SELECT dataset_uuid FROM datasets WHERE experiment_id = ? AND name = ? AND digest = ?"
 )
@@ -149,6 +163,26 @@ def write_inputs(path: Path, run_id: str, inputs: Sequence[tuple[Mapping[str, An
     return True
 
 
+def running_runs(path: Path) -> dict[str, str] | None:
+    """Find the runs that have not ended and say which process they are of.
+
+    Args:
+        path: The database.
+
+    Returns:
+        Run id to the tag; None if the tables are not known, or can't be read.
+    """
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=_LOCK_SECONDS)
+        ) as database:
+            if not _has_known_tables(database):
+                return None
+            return dict(database.execute(_RUNNING, (PROCESS_TAG,)).fetchall())
+    except sqlite3.Error:
+        return None
+
+
 @functools.lru_cache(maxsize=10_000)
 def is_loggable(name: str) -> bool:
     """Say whether MLflow takes a name of a parameter, a metric or a tag."""
@@ -176,9 +210,13 @@ def _transaction(path: Path) -> Iterator[sqlite3.Connection]:
 
 def _is_known(database: sqlite3.Connection, run_id: str) -> bool:
     """Whether the tables are known, and the run is one that can be written to."""
-    [revision] = database.execute("SELECT version_num FROM alembic_version").fetchall() or [None]
     stages = database.execute("SELECT lifecycle_stage FROM runs WHERE run_uuid = ?", (run_id,))
-    return revision in {(known,) for known in _REVISIONS} and stages.fetchall() == [("active",)]
+    return _has_known_tables(database) and stages.fetchall() == [("active",)]
+
+
+def _has_known_tables(database: sqlite3.Connection) -> bool:
+    revisions = database.execute("SELECT version_num FROM alembic_version").fetchall()
+    return len(revisions) == 1 and revisions[0][0] in _REVISIONS
 
 
 def _is_short(dataset: Mapping[str, Any]) -> bool:

@@ -28,6 +28,12 @@ from ml_project_template.tracking.operations import (
     Sender,
 )
 from ml_project_template.tracking.outbox import Outbox, is_known_away, remember_away
+from ml_project_template.tracking.reaping import (
+    PROCESS_TAG,
+    REAPED_TAG,
+    process_tag,
+    reaping,
+)
 from ml_project_template.tracking.replay import sending_journals
 from ml_project_template.tracking.run import CONSOLE_LOG, ERROR_TAG, MLflowRun, plain_tags
 from ml_project_template.tracking_address import (
@@ -90,7 +96,7 @@ class MLflowTracker(Tracker):
         """
         with quiet(), contextlib.ExitStack() as stack:
             local_id = uuid.uuid4().hex
-            tags = _origin() | dict(self.tags or {})
+            tags = _origin() | {PROCESS_TAG: process_tag()} | dict(self.tags or {})
             if self.parent_run_id is not None:
                 tags |= {PARENT_TAG: self.parent_run_id, LOCAL_ID_TAG: local_id}
             now = int(time.time() * 1000)
@@ -144,6 +150,7 @@ class MLflowTracker(Tracker):
             # What an earlier session could not send yet has its number, too.
             session = max(logs, int(before.data.tags.get(SESSION_TAG, 1))) + 1
             client.set_tag(run_id, SESSION_TAG, str(session))
+            client.set_tag(run_id, PROCESS_TAG, process_tag())
             client.update_run(run_id, status="RUNNING")
         address = RunAddress(public_url(uri), run_id, before.info.experiment_id, session)
         where = before.info.artifact_uri
@@ -188,6 +195,16 @@ class MLflowTracker(Tracker):
             found = client.search_runs(where, tagged(tags), max_results=1)
             return found[0].info.run_id if found else None
 
+    def last_step(self, run_id: str, metric: str) -> int:
+        """Find the last step of a metric of a run that is kept; 0 if there is none.
+
+        Raises:
+            TrackingError: The server or database can't be used.
+        """
+        with self._client() as (client, _, _):
+            history = client.get_metric_history(run_id, metric)
+        return max((point.step for point in history), default=0)
+
     def final_metrics(self, run_id: str) -> dict[str, float]:
         """Read the last value of each metric of a run, but for the series of its fit.
 
@@ -199,7 +216,7 @@ class MLflowTracker(Tracker):
         return {name: value for name, value in metrics.items() if not name.startswith("epoch/")}
 
     def open_children(self, run_id: str) -> dict[str, dict[str, str]]:
-        """Find the runs below a run that have not ended.
+        """Find the runs below a run that have not ended, or were ended for a process that is gone.
 
         Args:
             run_id: The parent.
@@ -211,12 +228,17 @@ class MLflowTracker(Tracker):
             TrackingError: The server or database can't be used.
         """
         with self._client() as (client, _, _):
-            children = pages(
-                client.search_runs,
-                experiment_ids=[client.get_run(run_id).info.experiment_id],
-                filter_string=f"{tagged({PARENT_TAG: run_id})} and attributes.status = 'RUNNING'",
-            )
-            return {run.info.run_id: dict(run.data.tags) for run in children}
+            experiment_ids = [client.get_run(run_id).info.experiment_id]
+            below = tagged({PARENT_TAG: run_id})
+            return {
+                run.info.run_id: dict(run.data.tags)
+                for how in ("attributes.status = 'RUNNING'", tagged({REAPED_TAG: "true"}))
+                for run in pages(
+                    client.search_runs,
+                    experiment_ids=experiment_ids,
+                    filter_string=f"{below} and {how}",
+                )
+            }
 
     def mark_running(self, run_id: str) -> None:
         """Say that others still work on a run that this process has ended.
@@ -241,9 +263,9 @@ class MLflowTracker(Tracker):
         from mlflow.entities import RunTag
 
         with self._client() as (client, _, secrets):
-            rows = [RunTag(key, text) for key, text in plain_tags(tags or {}, secrets).items()]
-            if rows:
-                client.log_batch(run_id, tags=rows)
+            known = {**(tags or {}), REAPED_TAG: "false"}
+            rows = [RunTag(key, text) for key, text in plain_tags(known, secrets).items()]
+            client.log_batch(run_id, tags=rows)
             client.set_terminated(run_id, status)
 
     @contextlib.contextmanager
@@ -251,6 +273,12 @@ class MLflowTracker(Tracker):
         """Reach the store: a client, the address, and the secrets in the address."""
         with reached(self.uri) as (client, uri):
             yield client, uri, find_secrets({"uri": uri})
+
+    def _reaping(self, uri: str, address: RunAddress) -> contextlib.AbstractContextManager[None]:
+        """End what others have left RUNNING; once for a sweep, and not where the server is away."""
+        if self.parent_run_id is not None or address.opening is not None:
+            return contextlib.nullcontext()
+        return reaping(uri, address.experiment_id)
 
     @contextlib.contextmanager
     def _running(
@@ -277,6 +305,7 @@ class MLflowTracker(Tracker):
             captured_log(secrets) as console,
             stopping_by_exception(),
             sending_journals(uri, root),
+            self._reaping(uri, address),
         ):
             closing = False
             try:

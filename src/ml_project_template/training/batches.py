@@ -102,12 +102,29 @@ class Batches:
     def __len__(self) -> int:
         return len(self._bounds)
 
+    @property
+    def n_rows(self) -> int:
+        """How many rows all batches have together."""
+        return len(self._X)
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return self.begin_at(0)
+
+    def begin_at(self, first: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Draw a new order, and iterate over its batches without those before one.
+
+        Args:
+            first: How many batches are left out.
+        """
         if len(self._bounds) == 1:
             yield self._X, self._y
             return
         order = row_order(self._X, self._generator).to(self._X.device)
         for block in blocks_of(self._bounds, BLOCK_ROWS):
+            left_out, first = min(first, len(block)), max(first - len(block), 0)
+            block = block[left_out:]
+            if not block:
+                continue
             offset = block[0][0]
             rows = order[offset : block[-1][1]]
             X, y = self._X.index_select(0, rows), self._y.index_select(0, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ml_project_template.errors import DivergenceError
 from ml_project_template.training.batches import BLOCK_ROWS, batch_bounds, blocks_of, row_order
 from ml_project_template.training.chain import Chain, chain_of, has_hooks
+from ml_project_template.training.checkpoints import FitState, check_kind
 from ml_project_template.training.dense import DenseStack, TrainPass
 from ml_project_template.training.dense_losses import DenseLoss, LossKind, loss_kind_of
 from ml_project_template.training.fused_optimizers import FlatOptimizer
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
 __all__ = ["DenseJob", "dense_job", "fit_dense"]
+
+_KIND = "with its derivatives written out"
 
 
 @dataclass(frozen=True)
@@ -106,35 +111,24 @@ def fit_dense(jobs: Sequence[DenseJob]) -> list[FitResult | Exception]:
     Returns:
         For each job how it ended, or what it raised.
     """
-    results: dict[int, FitResult | Exception] = {}
     members = [_Member(dense, place) for place, dense in enumerate(jobs)]
     # Jobs of as many rows stand side by side: a last batch of another length is a step of its own.
     members.sort(key=lambda member: (member.n_rows, member.n_val_rows))
     fit = _Fit(members)
-    while members:
-        fit.train_epoch()
-        fit.validate()
-        ended = []
-        for index, member in enumerate(members):
-            try:
-                if fit.end_epoch(index):
-                    results[member.place] = member.course.result()
-                    ended.append(index)
-            except Exception as error:
-                results[member.place] = error
-                ended.append(index)
-            except BaseException:
-                for each in range(len(members)):
-                    fit.write_back(each)
-                raise
-        for index in ended:
-            fit.write_back(index)
-        if ended:
-            kept = [index for index in range(len(members)) if index not in ended]
-            members = [members[index] for index in kept]
-            if members:
-                fit = _Fit(members, fit, kept)
-        fit.set_rates()
+    keeper = fit.keeper
+    results: dict[int, FitResult | Exception] = {}
+    with contextlib.nullcontext() if keeper is None else keeper.watching():
+        try:
+            if keeper is not None and keeper.state is not None:
+                fit.restore(keeper.state)
+            while members:
+                results |= fit.go_on()
+                members = [member for member in members if member.place not in results]
+                fit = fit.without_ended(members)
+        except BaseException:
+            for index in range(len(members)):
+                fit.write_back(index)
+            raise
     return [results[place] for place in range(len(jobs))]
 
 
@@ -192,11 +186,15 @@ class _Fit:
     ) -> None:
         self._members = members
         self._steps = len(members[0].bounds)
+        self.keeper = members[0].job.checkpoints if len(members) == 1 else None
+        # Batches of the epoch that are done, and the generator of its order before it drew that.
+        self._first = 0
+        self._order = members[0].order.get_state()
         chains = [member.dense.chain for member in members]
         with torch.no_grad():
             stack = DenseStack(chains) if before is None else before._stack.select(kept)
             self._stack: DenseStack = stack
-            self._best = stack.state.clone()
+            self._kept = stack.state.clone()
             self._optimizer = FlatOptimizer(
                 stack.parameters,
                 stack.gradients,
@@ -205,11 +203,11 @@ class _Fit:
             )
             if before is not None:
                 places = before._stack.places(kept)
-                torch.index_select(before._best, 0, places, out=self._best)
+                torch.index_select(before._kept, 0, places, out=self._kept)
                 self._optimizer.copy_state(before._optimizer, places[: len(stack.parameters)])
                 self.set_rates()
         self._state_views = stack.views(stack.state)
-        self._best_views = stack.views(self._best)
+        self._kept_views = stack.views(self._kept)
         norms = [member.job.gradient_clip_norm for member in members]
         self._max_norms: torch.Tensor | None = None
         if any(norm is not None for norm in norms):
@@ -220,21 +218,107 @@ class _Fit:
         self._losses: dict[tuple[int, int], DenseLoss] = {}
         self._val_groups = [] if members[0].job.val is None else self._group_validation()
 
+    def go_on(self) -> dict[int, FitResult | Exception]:
+        """Train for an epoch, or for what is left of it.
+
+        Returns:
+            How those jobs ended that did, by their places; their modules have their weights.
+        """
+        members = self._members
+        # Gone on with after its last epoch, a fit has ended.
+        if not members[0].course.ended:
+            self.train_epoch()
+            self.validate()
+        results: dict[int, FitResult | Exception] = {}
+        for index, member in enumerate(members):
+            try:
+                if member.course.ended or self.end_epoch(index):
+                    results[member.place] = member.course.result()
+            except Exception as error:
+                results[member.place] = error
+        self.set_rates()
+        keeper, first = self.keeper, members[0]
+        failed = isinstance(results.get(first.place), Exception)
+        if keeper is not None and not failed and keeper.due(first.course.epoch):
+            keeper.save(self.state(0))
+            keeper.obey()
+        for index, member in enumerate(members):
+            if member.place in results:
+                result = results[member.place]
+                self.write_back(index, diverged=isinstance(result, DivergenceError))
+        return results
+
+    def without_ended(self, members: Sequence[_Member]) -> _Fit:
+        """Give a stack of those jobs alone that go on."""
+        if not members or len(members) == len(self._members):
+            return self
+        kept = [index for index, member in enumerate(self._members) if member in members]
+        return _Fit(members, self, kept)
+
+    def state(self, step: int) -> FitState:
+        """Tell all that a single fit goes on from.
+
+        Args:
+            step: Batches of this epoch that are done; 0 between two epochs.
+        """
+        (member,) = self._members
+        tensors = {
+            "weights": self._stack.state,
+            "kept": self._kept,
+            "total": self._totals,
+            # Between two epochs the order is that of the next one.
+            "order": self._order if step else member.order.get_state(),
+            "dropout": member.dropout.get_state(),
+        }
+        tensors |= {f"optimizer/{key}": each for key, each in self._optimizer.state().items()}
+        return FitState(_KIND, {"course": member.course.state(), "step": step}, tensors)
+
+    def restore(self, state: FitState) -> None:
+        """Go on from what `state` told.
+
+        Raises:
+            ConfigError: It is of a fit that was computed otherwise.
+        """
+        check_kind(state, _KIND)
+        (member,) = self._members
+        tensors = state.tensors
+        member.course.restore(state.numbers["course"])
+        self._first = state.numbers["step"]
+        with torch.no_grad():
+            self._stack.state.copy_(tensors["weights"])
+            self._kept.copy_(tensors["kept"])
+            self._totals.copy_(tensors["total"])
+            self._optimizer.restore(
+                {key.removeprefix("optimizer/"): each for key, each in tensors.items()}
+            )
+        member.order.set_state(tensors["order"])
+        member.dropout.set_state(tensors["dropout"])
+        self.set_rates()
+
     def set_rates(self) -> None:
         self._optimizer.set_rates([member.course.schedule.lr for member in self._members])
 
     @torch.no_grad()
     def train_epoch(self) -> None:
-        members = self._members
-        for member in members:
-            member.course.epoch += 1
+        members, keeper = self._members, self.keeper
+        first_step, self._first = self._first, 0
+        if not first_step:
+            self._totals.zero_()
+            for member in members:
+                member.course.epoch += 1
+        if keeper is not None:
+            self._order = members[0].order.get_state()
         orders = [
             row_order(member.job.train[0], member.order) if self._steps > 1 else None
             for member in members
         ]
-        self._totals.zero_()
         step = 0
         for block in self._blocks:
+            left_out = min(max(first_step - step, 0), len(block))
+            step += left_out
+            block = block[left_out:]
+            if not block:
+                continue
             first, last = block[0][0], block[-1][1]
             X, y = self._gather(orders, first, last)
             for start, _ in block:
@@ -255,6 +339,13 @@ class _Fit:
                     self._stack.clip(self._max_norms)
                 self._optimizer.step()
                 step += 1
+                # At the end of an epoch it is asked after all that belongs to it.
+                if keeper is not None and step < self._steps and keeper.due():
+                    keeper.save(self.state(step))
+                    keeper.obey()
+            if len(members) == 1 and not self._totals.isfinite():
+                # Several go on until they are judged, each by itself.
+                break
         for member, total in zip(members, self._totals.tolist(), strict=True):
             member.metrics = {"train_loss": total / member.n_rows}
 
@@ -291,22 +382,25 @@ class _Fit:
         """
         member = self._members[index]
         member.course.check(member.metrics)
-        if member.course.is_best(member.metrics):
-            torch._foreach_copy_(
-                [view[index] for view in self._best_views],
-                [view[index] for view in self._state_views],
-            )
+        now = [view[index] for view in self._state_views]
+        if member.course.is_good(member.metrics, lambda: _are_finite(now)):
+            torch._foreach_copy_([view[index] for view in self._kept_views], now)
         member.course.end_epoch(member.metrics)
         return member.course.ended
 
-    def write_back(self, index: int) -> None:
-        """Give a job's module its best weights, or those it has now."""
+    def write_back(self, index: int, *, diverged: bool = False) -> None:
+        """Give a job's module its best weights, or those it has now.
+
+        Args:
+            index: Which job.
+            diverged: Give it the last weights that were good, if there are any.
+        """
         course = self._members[index].course
-        is_best = course.keeps_best and course.best_epoch > 0
-        epochs = course.best_epoch if is_best else course.epoch
+        from_kept = (course.keeps_best or diverged) and course.good_epoch > 0
+        epochs = course.good_epoch if from_kept else course.epoch
         with torch.no_grad():
             self._stack.write_back(
-                index, self._best if is_best else self._stack.state, epochs * self._steps
+                index, self._kept if from_kept else self._stack.state, epochs * self._steps
             )
         self._members[index].job.module.eval()
 
@@ -387,6 +481,10 @@ class _Fit:
                 found.append((low, high, _stacked(features), _stacked(targets)))
             low = high
         return found
+
+
+def _are_finite(tensors: Sequence[torch.Tensor]) -> bool:
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def _as_it_is(X: torch.Tensor) -> torch.Tensor:

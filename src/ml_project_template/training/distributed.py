@@ -8,10 +8,12 @@ differ: dropout draws its masks, and batch normalisation its statistics, for eac
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ml_project_template.errors import ProjectError
+from ml_project_template.training.checkpoints import FitState
 from ml_project_template.training.jobs import FitJob, FitResult
 from ml_project_template.training.reporting import StopTraining
 
@@ -31,7 +34,8 @@ __all__ = ["fit_distributed", "is_distributed", "loss_weight", "share_of"]
 
 _logger = logging.getLogger(__name__)
 
-_ON, _STOP, _GIVE_UP = range(3)
+# What the process above answers to a report: bits, of which several may be set.
+_STOP, _GIVE_UP, _KEEP, _PAUSE = 1, 2, 4, 8
 
 FitFunction = Callable[["Fabric", FitJob], FitResult]
 
@@ -91,18 +95,22 @@ def fit_distributed(fabric: Fabric, job: FitJob, fit: FitFunction) -> FitResult:
             fabric.strategy.num_processes,  # type: ignore[attr-defined]
         )
     here, there = multiprocessing.get_context("spawn").Pipe()
+    keeper = job.checkpoints
     listener = _Listener(here, job)
     listener.start()
     before = set(multiprocessing.active_children())
     port = os.environ.get("MASTER_PORT")
+    teller = _Teller(there, None if keeper is None else keeper.state)
+    in_processes = replace(job, reporter=teller, checkpoints=None if keeper is None else teller)
     try:
-        # Sent while the processes are started, as a connection has to be.
-        work = _Work(fit, replace(job, reporter=_Teller(there)))
-        outcome: _Outcome = fabric.launch(functools.partial(_run, work=work))
+        with contextlib.nullcontext() if keeper is None else keeper.watching():
+            # Sent while the processes are started, as a connection has to be.
+            work = _Work(fit, in_processes)
+            outcome: _Outcome = fabric.launch(functools.partial(_run, work=work))
     except BaseException:
         for child in set(multiprocessing.active_children()) - before:
             # Nobody would wait for them but the end of this process.
-            child.terminate()
+            child.kill()
         raise
     finally:
         there.close()
@@ -113,11 +121,11 @@ def fit_distributed(fabric: Fabric, job: FitJob, fit: FitFunction) -> FitResult:
             os.environ["MASTER_PORT"] = port
     if listener.error is not None:
         raise listener.error
-    if isinstance(outcome.result, Exception):
-        raise outcome.result
     state = {name: torch.from_numpy(array) for name, array in outcome.state.items()}
     job.module.load_state_dict(state)
     job.module.eval()
+    if isinstance(outcome.result, Exception):
+        raise outcome.result
     return outcome.result
 
 
@@ -147,6 +155,10 @@ def _run(fabric: Fabric, work: _Work) -> _Outcome:
     teller = job.reporter
     assert isinstance(teller, _Teller)
     teller.fabric = fabric
+    if job.checkpoints is not None:
+        # The process above says when to stop: at the end of an epoch, after a checkpoint.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     for tensor in (*job.module.parameters(), *job.module.buffers()):
         # What was sent lies in memory that all processes share.
         tensor.data = tensor.data.clone()
@@ -163,23 +175,49 @@ def _run(fabric: Fabric, work: _Work) -> _Outcome:
 
 
 class _Teller:
-    """Reports to the process above, from the first process; all of them go by its answer."""
+    """Reports to the process above, from the first process; all of them go by its answer.
 
-    def __init__(self, connection: Connection) -> None:
+    It is also what keeps the state of the fit, by sending it there.
+    """
+
+    def __init__(self, connection: Connection, state: FitState | None) -> None:
         self._connection = connection
+        self._answer = 0
+        self.is_asked = False
+        self.state = state
         self.fabric: Fabric | None = None
 
     def report(self, step: int, metrics: Mapping[str, float], total: int | None) -> None:
         assert self.fabric is not None
-        answer = _ON
+        answer = 0
         if self.fabric.global_rank == 0:
             self._connection.send((step, dict(metrics), total))
             answer = self._connection.recv()
-        answer = self.fabric.broadcast(answer)
-        if answer == _STOP:
-            raise StopTraining
-        if answer == _GIVE_UP:
+        self._answer = self.fabric.broadcast(answer)
+        if self._answer & _GIVE_UP:
             raise _GaveUpError
+        if self._answer & _STOP:
+            raise StopTraining
+
+    def due(self, epoch: int | None = None) -> bool:
+        """Say what all processes have been told; within an epoch they can't be."""
+        return epoch is not None and bool(self._answer & _KEEP)
+
+    def save(self, state: FitState) -> None:
+        from safetensors.torch import save
+
+        assert self.fabric is not None
+        if self.fabric.global_rank == 0:
+            tensors = {name: tensor.cpu().clone() for name, tensor in state.tensors.items()}
+            self._connection.send((state.kind, state.numbers, save(tensors)))
+            self._connection.recv()
+
+    def obey(self) -> None:
+        if self._answer & _PAUSE:
+            raise _GaveUpError
+
+    def watching(self) -> contextlib.AbstractContextManager[object]:
+        return contextlib.nullcontext()
 
 
 class _Listener(threading.Thread):
@@ -199,18 +237,36 @@ class _Listener(threading.Thread):
         with self._connection:
             while True:
                 try:
-                    step, metrics, total = self._connection.recv()
+                    message = self._connection.recv()
                 except (EOFError, OSError):
                     # The processes have ended.
                     return
-                self._connection.send(self._answer(step, metrics, total))
+                first, second, third = message
+                answer = 0
+                if isinstance(first, str):
+                    self._save(first, second, third)
+                else:
+                    answer = self._answer(first, second, third)
+                self._connection.send(answer)
 
     def _answer(self, step: int, metrics: Mapping[str, float], total: int | None) -> int:
+        answer = 0
         try:
             self._job.reporter.report(step, metrics, total)
         except StopTraining:
-            return _STOP
+            answer |= _STOP
         except BaseException as error:
             self.error = error
             return _GIVE_UP
-        return _ON
+        keeper = self._job.checkpoints
+        if keeper is not None and keeper.due(step):
+            answer |= _KEEP
+        if keeper is not None and keeper.is_asked:
+            answer |= _KEEP | _PAUSE
+        return answer
+
+    def _save(self, kind: str, numbers: dict[str, Any], tensors: bytes) -> None:
+        from safetensors.torch import load
+
+        assert self._job.checkpoints is not None
+        self._job.checkpoints.save(FitState(kind, numbers, load(tensors)))

@@ -25,6 +25,14 @@ class EarlyStopping:
         self.best = math.inf
         self.waited = 0
 
+    def state(self) -> dict[str, float]:
+        """Tell where it is, for `restore`."""
+        return {"best": self.best, "waited": self.waited}
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from what `state` told."""
+        self.best, self.waited = state["best"], int(state["waited"])
+
     def update(self, value: float) -> bool:
         """Take the value of one more step.
 

@@ -7,7 +7,7 @@ fit. The kernels are theirs, and so are the numbers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,6 +43,18 @@ class FusedOptimizer:
         n_moments = 2 if settings.name != "sgd" else int(bool(settings.momentum))
         self._moments = [[torch.zeros_like(p) for p in self.parameters] for _ in range(n_moments)]
         self._steps = [torch.zeros((), device=p.device) for p in self.parameters]
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Give the moments and counts of steps by name, for `restore`."""
+        named = {f"step/{place}": step for place, step in enumerate(self._steps)}
+        for number, moment in enumerate(self._moments):
+            named |= {f"moment_{number}/{place}": each for place, each in enumerate(moment)}
+        return named
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` gave."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -133,6 +145,16 @@ class FlatOptimizer:
         for mine, theirs in zip(self._moments, other._moments, strict=False):
             torch.index_select(theirs, 0, kept, out=mine)
         self._steps.copy_(other._steps)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Give the moments and the count of steps by name, for `restore`."""
+        named = {f"moment_{number}": moment for number, moment in enumerate(self._moments)}
+        return {"step": self._steps, **named}
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` gave."""
+        for name, tensor in self.state().items():
+            tensor.copy_(state[name])
 
     def step(self) -> None:
         """Take one step along the gradients, which may be overwritten."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import torch
 
 from ml_project_template.errors import DivergenceError
+from ml_project_template.training.checkpoints import Keeper
 from ml_project_template.training.early_stopping import EarlyStopping
 from ml_project_template.training.optimization import OptimizerSettings, ScheduleSettings
 from ml_project_template.training.reporting import Reporter, StopTraining
@@ -60,6 +62,7 @@ class FitJob:
             data, with those of the last epoch.
         val_metrics: More numbers from validation outputs ``(..., n_samples, n_outputs)`` and
             targets, as tensors of shape ``(...)``: of one element, or one for each of several fits.
+        checkpoints: Keeps the state of the fit, and says where to go on from; None keeps none.
     """
 
     module: torch.nn.Module
@@ -78,6 +81,7 @@ class FitJob:
     gradient_clip_norm: float | None = None
     keep_best: bool = True
     val_metrics: MetricsFunction | None = None
+    checkpoints: Keeper | None = None
 
     @property
     def dropout_seed(self) -> int:
@@ -111,6 +115,8 @@ class Course:
         schedule: Of the learning rate.
         epoch: The epoch that goes on or has ended, counted from 1; 0 before the first.
         best_epoch: That of the lowest validation loss, if the best weights are kept.
+        good_epoch: That of the weights to fall back on if the fit diverges: the best ones, or the
+            last ones; 0 before there are any.
         ended: Whether there is no epoch more.
     """
 
@@ -122,7 +128,28 @@ class Course:
         self.schedule = job.schedule.make(lr, job.max_epochs)
         self.epoch = 0
         self.best_epoch = 0
+        self.good_epoch = 0
         self.ended = job.max_epochs < 1
+
+    def state(self) -> dict[str, Any]:
+        """Tell where it is as plain numbers, for `restore`."""
+        return {
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "good_epoch": self.good_epoch,
+            "lowest": self._lowest,
+            "ended": self.ended,
+            "early_stopping": self._early_stopping.state(),
+            "schedule": self.schedule.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state` told."""
+        self.epoch, self.ended = state["epoch"], state["ended"]
+        self.best_epoch, self.good_epoch = state["best_epoch"], state["good_epoch"]
+        self._lowest = state["lowest"]
+        self._early_stopping.restore(state["early_stopping"])
+        self.schedule.restore(state["schedule"])
 
     def check(self, metrics: Mapping[str, float]) -> None:
         """Refuse losses that are no numbers.
@@ -135,14 +162,24 @@ class Course:
                 raise DivergenceError(
                     f"{name} is {value} in epoch {self.epoch} with training.lr="
                     f"{self.schedule.lr:g}: the training diverged. Try a smaller training.lr, "
-                    "training.gradient_clip_norm=1 or preprocessing=standardize."
+                    "training.gradient_clip_norm=1 or preprocessing=standardize.",
+                    good_epoch=self.good_epoch,
                 )
 
-    def is_best(self, metrics: Mapping[str, float]) -> bool:
-        """Say whether the weights of this epoch are the best so far, and to be kept."""
-        if not (self.keeps_best and metrics["val_loss"] < self._lowest):
+    def is_good(self, metrics: Mapping[str, float], are_finite: Callable[[], bool]) -> bool:
+        """Say whether the weights of this epoch are to be kept.
+
+        Args:
+            metrics: The numbers of the epoch.
+            are_finite: Says whether the weights are; asked where no validation loss tells.
+        """
+        if self.keeps_best:
+            if not metrics["val_loss"] < self._lowest:
+                return False
+            self._lowest, self.best_epoch = metrics["val_loss"], self.epoch
+        elif not are_finite():
             return False
-        self._lowest, self.best_epoch = metrics["val_loss"], self.epoch
+        self.good_epoch = self.epoch
         return True
 
     def end_epoch(self, metrics: Mapping[str, float]) -> None:

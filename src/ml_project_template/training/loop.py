@@ -6,14 +6,22 @@ epoch, so that a fast device never waits for the host within one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Hashable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from ml_project_template.training.batches import Batches, is_streamed
-from ml_project_template.training.best_weights import BestWeights
+from ml_project_template.errors import DivergenceError
+from ml_project_template.training.batches import BLOCK_ROWS, Batches, is_streamed
+from ml_project_template.training.checkpoints import (
+    FitState,
+    check_kind,
+    random_state,
+    restore_random_state,
+)
 from ml_project_template.training.dense_fit import dense_job, fit_dense
 from ml_project_template.training.distributed import (
     fit_distributed,
@@ -31,6 +39,7 @@ from ml_project_template.training.jobs import (
     OptimizerFactory,
     Tensors,
 )
+from ml_project_template.training.kept_weights import KeptWeights
 from ml_project_template.training.optimization import OptimizerSettings
 from ml_project_template.training.threads import intra_op_threads, multiply_adds
 
@@ -98,7 +107,9 @@ def stack_key(fabric: Fabric, job: FitJob) -> Hashable | None:
     Returns:
         What jobs must have in common; None if this one can only be trained by itself.
     """
-    dense = None if is_distributed(fabric) else dense_job(fabric, job)
+    # What keeps checkpoints is stopped and gone on with by itself.
+    alone = is_distributed(fabric) or job.checkpoints is not None
+    dense = None if alone else dense_job(fabric, job)
     return None if dense is None else dense.key
 
 
@@ -187,32 +198,154 @@ def _tell(jobs: Sequence[FitJob], how: str) -> None:
 
 
 def _fit_module(fabric: Fabric, job: FitJob) -> FitResult:
-    stepper = _Stepper(fabric, job)
-    module = job.module
-    course = Course(job, stepper.lr)
-    train = _on_device(fabric, job.train)
-    batches = Batches(*train, job.batch_size, torch.Generator().manual_seed(job.seed))
-    val = None if job.val is None else _on_device(fabric, job.val)
-    best = BestWeights(module) if course.keeps_best else None
-    devices = [fabric.device.index] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(job.dropout_seed + fabric.global_rank)
-        while not course.ended:
+    return _ModuleFit(fabric, job).run()
+
+
+class _ModuleFit:
+    """A fit by autograd, from epoch to epoch.
+
+    Args:
+        fabric: Where it runs, and in which precision.
+        job: The fit.
+    """
+
+    def __init__(self, fabric: Fabric, job: FitJob) -> None:
+        self._fabric = fabric
+        self._job = job
+        self._stepper = _Stepper(fabric, job)
+        self._course = Course(job, self._stepper.lr)
+        self._kept = KeptWeights(job.module)
+        self._generator = torch.Generator().manual_seed(job.seed)
+        train = _on_device(fabric, job.train)
+        self._batches = Batches(*train, job.batch_size, self._generator)
+        self._val = None if job.val is None else _on_device(fabric, job.val)
+        # Of the generator, before it drew the order of this epoch.
+        self._order = self._generator.get_state()
+        self._first = 0
+        self._total = torch.zeros((), device=fabric.device)
+
+    def run(self) -> FitResult:
+        """Fit the module."""
+        job, course, kept, stepper = self._job, self._course, self._kept, self._stepper
+        keeper = job.checkpoints
+        device = self._fabric.device
+        devices = [device.index] if device.type == "cuda" else []
+        watching = contextlib.nullcontext() if keeper is None else keeper.watching()
+        with torch.random.fork_rng(devices), watching:
+            torch.manual_seed(job.dropout_seed + self._fabric.global_rank)
+            if keeper is not None and keeper.state is not None:
+                self._restore(keeper.state)
+            while not course.ended:
+                try:
+                    metrics = self._epoch()
+                except DivergenceError:
+                    kept.restore()
+                    job.module.eval()
+                    raise
+                if course.is_good(metrics, kept.are_finite):
+                    kept.keep()
+                course.end_epoch(metrics)
+                if job.schedule.name is not None:
+                    stepper.lr = course.schedule.lr
+                if keeper is not None and keeper.due(course.epoch):
+                    self._order = self._generator.get_state()
+                    keeper.save(self._state(0))
+                    keeper.obey()
+        if course.keeps_best:
+            kept.restore()
+        job.module.eval()
+        return course.result()
+
+    def _epoch(self) -> dict[str, float]:
+        """Train for an epoch, or for what is left of it, and judge the module.
+
+        Raises:
+            DivergenceError: A loss is no longer a number.
+        """
+        job, course = self._job, self._course
+        if not self._first:
             course.epoch += 1
-            metrics = {"train_loss": stepper.train_epoch(batches)}
+            self._total.zero_()
+        if job.checkpoints is not None:
+            self._order = self._generator.get_state()
+        loss = self._stepper.train_epoch(self._batches, self._first, self._total, self._after_step)
+        self._first = 0
+        metrics = {"train_loss": loss}
+        course.check(metrics)
+        if self._val is not None:
+            module = self._stepper.module
+            metrics |= _validate(module, job.loss_function, self._val, job.val_metrics)
             course.check(metrics)
-            if val is not None:
-                metrics |= _validate(stepper.module, job.loss_function, val, job.val_metrics)
-                course.check(metrics)
-            if course.is_best(metrics) and best is not None:
-                best.update(metrics["val_loss"], course.epoch)
-            course.end_epoch(metrics)
-            if job.schedule.name is not None:
-                stepper.lr = course.schedule.lr
-    if best is not None:
-        best.restore()
-    module.eval()
-    return course.result()
+        return metrics
+
+    def _after_step(self, step: int) -> None:
+        keeper = self._job.checkpoints
+        # At the end of an epoch it is asked after all that belongs to it.
+        if keeper is not None and step < len(self._batches) and keeper.due():
+            keeper.save(self._state(step))
+            keeper.obey()
+
+    @property
+    def _kind(self) -> str:
+        fabric = self._fabric
+        precision = fabric.strategy.precision.precision
+        how = f"by autograd on {fabric.device.type} in {precision}"
+        return how if fabric.world_size == 1 else f"{how} by {fabric.world_size} processes"
+
+    def _state(self, step: int) -> FitState:
+        """Tell all that goes on from here.
+
+        Args:
+            step: Batches of this epoch that are done; 0 between two epochs.
+        """
+        fabric = self._fabric
+        own = torch.get_rng_state()
+        if fabric.device.type == "cuda":
+            own = torch.cat([own, torch.cuda.get_rng_state(fabric.device)])
+        if fabric.world_size > 1:
+            own = fabric.all_gather(own.to(fabric.device)).cpu()  # type: ignore[union-attr]
+        others, numpy_keys = random_state()
+        numbers, tensors = self._stepper.state()
+        tensors |= {
+            "order": self._order,
+            "random": own,
+            "random_numpy": torch.from_numpy(numpy_keys.view(np.int32)),
+            "total": self._total,
+            **_below("module", self._job.module.state_dict()),
+            **_below("kept", self._kept.state()),
+        }
+        numbers |= {"course": self._course.state(), "step": step, "random": others}
+        return FitState(self._kind, numbers, tensors)
+
+    def _restore(self, state: FitState) -> None:
+        check_kind(state, self._kind)
+        fabric, numbers, tensors = self._fabric, state.numbers, state.tensors
+        self._course.restore(numbers["course"])
+        self._first = numbers["step"]
+        self._generator.set_state(tensors["order"])
+        self._total.copy_(tensors["total"])
+        self._job.module.load_state_dict(_of("module", tensors))
+        self._kept.load(_of("kept", tensors))
+        self._stepper.restore(numbers, tensors)
+        self._stepper.lr = self._course.schedule.lr
+        restore_random_state(numbers["random"], tensors["random_numpy"].numpy().view(np.uint32))
+        own = tensors["random"]
+        if fabric.world_size > 1:
+            own = own[fabric.global_rank]
+        n_bytes = len(torch.get_rng_state())
+        torch.set_rng_state(own[:n_bytes].clone())
+        if fabric.device.type == "cuda":
+            torch.cuda.set_rng_state(own[n_bytes:].clone(), fabric.device)
+
+
+def _below(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{name}/{key}": tensor for key, tensor in tensors.items()}
+
+
+def _of(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Take the tensors that `_below` has put below a name."""
+    start = f"{name}/"
+    return {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
 
 
 class _Stepper:
@@ -240,7 +373,8 @@ class _Stepper:
         self._optimizer: torch.optim.Optimizer | None = None
         self._is_distributed = fabric.world_size > 1
         precision = fabric.strategy.precision
-        scales = getattr(precision, "scaler", None) is not None
+        self._scaler = getattr(precision, "scaler", None)
+        scales = self._scaler is not None
         settings = job.optimizer
         wrapped: torch.nn.Module
         if isinstance(settings, OptimizerSettings) and not scales and _are_fusible(job.module):
@@ -280,8 +414,50 @@ class _Stepper:
         for group, rate in zip(self._optimizer.param_groups, self._first_rates, strict=True):
             group["lr"] = rate * lr / self._first_rates[0]
 
-    def train_epoch(self, batches: Batches) -> float:
-        """Go through the training rows once.
+    def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """Tell where the optimizer is: plain JSON, and tensors by name."""
+        if self._fused is not None:
+            return {}, _below("optimizer", self._fused.state())
+        assert self._optimizer is not None
+        whole = self._optimizer.state_dict()
+        numbers: dict[str, Any] = {"groups": whole["param_groups"], "optimizer": {}}
+        tensors: dict[str, torch.Tensor] = {}
+        for place, values in whole["state"].items():
+            for name, value in values.items():
+                kind = tensors if isinstance(value, torch.Tensor) else numbers["optimizer"]
+                kind[f"{place}/{name}"] = value
+        if self._scaler is not None:
+            numbers["scaler"] = self._scaler.state_dict()
+        return numbers, _below("optimizer", tensors)
+
+    def restore(self, numbers: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state` told."""
+        if self._fused is not None:
+            self._fused.restore(_of("optimizer", tensors))
+            return
+        assert self._optimizer is not None
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in {**numbers["optimizer"], **_of("optimizer", tensors)}.items():
+            place, _, name = key.partition("/")
+            state.setdefault(int(place), {})[name] = value
+        self._optimizer.load_state_dict({"state": state, "param_groups": numbers["groups"]})
+        if self._scaler is not None:
+            self._scaler.load_state_dict(numbers["scaler"])
+
+    def train_epoch(
+        self,
+        batches: Batches,
+        first: int,
+        total: torch.Tensor,
+        after_step: Callable[[int], None],
+    ) -> float:
+        """Go through the training rows once; no further once the loss is no number.
+
+        Args:
+            batches: The rows.
+            first: How many batches are done already.
+            total: The sum of the losses of their rows; that of all of them at the end.
+            after_step: Called after each step with how many batches are done.
 
         Returns:
             The mean loss.
@@ -289,9 +465,8 @@ class _Stepper:
         job, backward = self._job, self._backward
         optimizer = self._wrapped_optimizer if self._fused is None else self._fused
         self.module.train()
-        total = torch.zeros((), device=self._fabric.device)
-        n_rows = 0
-        for X, y in batches:
+        unchecked = 0
+        for step, (X, y) in enumerate(batches.begin_at(first), start=first + 1):
             optimizer.zero_grad()
             loss = self._loss(X, y)
             backward(loss)
@@ -299,10 +474,16 @@ class _Stepper:
                 self._clip(job.gradient_clip_norm)
             optimizer.step()
             total.add_(loss.detach(), alpha=len(X))
-            n_rows += len(X)
+            unchecked += len(X)
+            # Now and then: a device waits for it. Of several, each has a sum of its own.
+            if unchecked >= BLOCK_ROWS and not self._is_distributed:
+                unchecked = 0
+                if not torch.isfinite(total):
+                    break
+            after_step(step)
         if self._is_distributed:
             total = self._fabric.all_reduce(total, reduce_op="mean")  # type: ignore[assignment]
-        return float(total) / n_rows
+        return float(total) / batches.n_rows
 
     def _loss(self, X: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Compute the loss of a batch; of several devices the mean of theirs is that."""

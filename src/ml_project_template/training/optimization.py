@@ -137,6 +137,20 @@ class Schedule:
         self._lowest = math.inf
         self._waited = 0
 
+    def state(self) -> dict[str, float]:
+        """Tell where it is, for `restore`."""
+        return {
+            "lr": self.lr,
+            "epochs": self._epochs,
+            "lowest": self._lowest,
+            "waited": self._waited,
+        }
+
+    def restore(self, state: dict[str, float]) -> None:
+        """Go on from what `state` told."""
+        self.lr, self._lowest = state["lr"], state["lowest"]
+        self._epochs, self._waited = int(state["epochs"]), int(state["waited"])
+
     def step(self, loss: float) -> None:
         """Go on to the next epoch.
 

@@ -7,13 +7,20 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-__all__ = ["Terminated", "stopping_by_exception", "stopping_later", "was_stopped"]
+__all__ = [
+    "StopRequest",
+    "Terminated",
+    "stopping_by_exception",
+    "stopping_later",
+    "stopping_on_request",
+    "was_stopped",
+]
 
 # What a process that was asked to stop exits with: 128 + the number of the signal.
 _STOPPED = frozenset(
@@ -117,6 +124,60 @@ def stopping_later() -> Iterator[None]:
             signal.signal(number, handler)
         if heard:
             signal.raise_signal(heard[0])
+
+
+class StopRequest:
+    """Whether the process was asked to stop, for work that stops where it can be gone on with.
+
+    Attributes:
+        asked: The number of the signal; None as long as there was none.
+    """
+
+    def __init__(self) -> None:
+        self.asked: int | None = None
+        self._before: dict[int, Any] = {}
+        self._owner = os.getpid()
+
+    def obey(self) -> None:
+        """Do what the signal would have done at once, if there was one."""
+        if self.asked is None:
+            return
+        number, self.asked = self.asked, None
+        signal.signal(number, self._before[number])
+        signal.raise_signal(number)
+
+    def _hear(self, signum: int, _frame: FrameType | None) -> None:
+        first, self.asked = self.asked is None, signum
+        if not first or os.getpid() != self._owner:
+            # Who asks twice does not want to wait; and a forked process has no steps of this work.
+            self.obey()
+
+
+@contextlib.contextmanager
+def stopping_on_request() -> Iterator[StopRequest]:
+    """Note the signals that ask to stop, for a block that looks at them between its steps.
+
+    A second one is obeyed at once, and so is, at the end of the block, one that nobody has looked
+    at. In a thread other than the main one, which hears no signals, there is never one.
+    """
+    request = StopRequest()
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is None:
+                continue
+            handler = signal.getsignal(number)
+            # What is ignored stays so, as below nohup, and so does what is not Python's.
+            if handler not in (None, signal.SIG_IGN):
+                request._before[number] = handler
+        for number in request._before:
+            signal.signal(number, request._hear)
+    try:
+        yield request
+    finally:
+        for number, handler in request._before.items():
+            signal.signal(number, handler)
+    request.obey()
 
 
 def was_stopped(error: BaseException) -> bool:
