@@ -4,13 +4,15 @@
 directory is made beside its place and put there in one step; on a remote storage it is a version
 behind a pointer, see `utils.versions`. So a reader finds the old model or the new one at any
 moment, also when the writer is killed. A reader copies what the manifest lists, checks it while
-copying, and parses nothing before: no pickle, no import path, no surprise.
+copying, and parses nothing before: no pickle, no import path, no surprise. Whoever trusts certain
+keys alone parses not even the manifest before one of them is seen to have signed it, see `signing`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import importlib
 import io as memory
@@ -30,7 +32,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ml_project_template.errors import ArtifactError, DataError
+from ml_project_template.errors import ArtifactError, ConfigError, DataError
+from ml_project_template.signing import (
+    SIGNATURE_BYTES,
+    SIGNING_KEY,
+    TRUSTED_KEYS,
+    check_signer,
+    find_signer,
+    key_name,
+    signing_key,
+    trusted_keys,
+)
 from ml_project_template.utils import io, versions
 from ml_project_template.utils.directories import (
     replacing_directory,
@@ -43,11 +55,14 @@ from ml_project_template.utils.secrets import public_url
 if TYPE_CHECKING:
     import numpy as np
 
+    from ml_project_template.signing import PrivateKey, PublicKey
+
 __all__ = [
     "CONFIG",
     "FORMAT_VERSION",
     "INFERENCE",
     "MANIFEST",
+    "MANIFEST_SIGNATURE",
     "METADATA",
     "PREPROCESSING",
     "PROBE",
@@ -68,6 +83,8 @@ __all__ = [
     "read_config",
     "save_estimator",
     "save_tensors",
+    "sign_model_directory",
+    "signed_by",
     "stamp",
     "write_config",
     "write_model_directory",
@@ -78,6 +95,7 @@ PREPROCESSING = "preprocessing.json"
 SIGNATURE = "signature.json"
 METADATA = "metadata.json"
 MANIFEST = "manifest.json"
+MANIFEST_SIGNATURE = "manifest.ed25519"
 WEIGHTS_SAFETENSORS = "weights.safetensors"
 WEIGHTS_SKOPS = "weights.skops"
 WEIGHTS_CATBOOST = "weights.catboost"
@@ -92,6 +110,7 @@ _OWN_NAMES = frozenset(
         CONFIG,
         INFERENCE,
         MANIFEST,
+        MANIFEST_SIGNATURE,
         METADATA,
         PREPROCESSING,
         SIGNATURE,
@@ -118,6 +137,8 @@ _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _HYDRA_KEY = re.compile(r"_.*_")
+# What is about the other files, and so is not listed among them.
+_UNLISTED = frozenset({MANIFEST, MANIFEST_SIGNATURE})
 # A file manager puts this into every folder it shows: no part of a model, and no user's work.
 _LITTER = frozenset({".DS_Store"})
 
@@ -132,7 +153,7 @@ def write_model_directory(
     *,
     storage_options: Mapping[str, Any] | None = None,
 ) -> str:
-    """Write a model directory, whole or not at all.
+    """Write a model directory, whole or not at all, and sign it where there is a key to sign with.
 
     A model that was there before stays readable until the new one takes its place in one step.
 
@@ -147,13 +168,17 @@ def write_model_directory(
     Raises:
         ArtifactError: If something is at the path that is no model of ours, or `write` left
             something that a model directory can't hold.
+        ConfigError: The signing key can't be used.
         OSError: If a remote storage can't be reached or refuses.
     """
     shown = os.fspath(path)
-    if io.is_remote(shown):
-        _write_remote(shown, write, storage_options)
-    else:
-        _write_local(io.local_path(shown), write, shown)
+    key = signing_key()
+
+    def fill(directory: Path) -> None:
+        write(directory)
+        _seal(directory, key)
+
+    _put(shown, fill, storage_options)
     return shown
 
 
@@ -166,8 +191,10 @@ def check_target(path: str, *, storage_options: Mapping[str, Any] | None = None)
 
     Raises:
         ArtifactError: Something is there that is no model, or the place can't be written to.
+        ConfigError: The model could not be signed, or would be refused by this very machine.
         OSError: A remote storage can't be reached or refuses.
     """
+    check_signer()
     if io.is_remote(path):
         _check_remote(path, storage_options)
         io.check_writable(io.join(path, versions.POINTER), storage_options)
@@ -181,34 +208,41 @@ def check_target(path: str, *, storage_options: Mapping[str, Any] | None = None)
 
 @contextlib.contextmanager
 def open_model_directory(
-    path: str | os.PathLike[str], *, storage_options: Mapping[str, Any] | None = None
+    path: str | os.PathLike[str],
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+    check_signature: bool = True,
 ) -> Iterator[Path]:
     """Open a model directory: a private, verified copy of it for the time of a ``with`` block.
 
     The files are checked against the manifest while they are copied, so that nobody can change
-    them between the check and the use.
+    them between the check and the use. Where there are trusted keys, one of them has to have signed
+    the manifest.
 
     Args:
         path: A local path or a URL.
         storage_options: Options of S3.
+        check_signature: False for who is about to sign it.
 
     Yields:
         The copy, which is removed at the end.
 
     Raises:
         ArtifactError: If there is no model directory, or anything of it is missing, added, changed,
-            too large or no plain file.
+            too large or no plain file; or no trusted key has signed it.
+        ConfigError: The trusted keys can't be read.
         OSError: If a remote storage can't be reached or refuses.
     """
     shown = os.fspath(path)
+    trusted = trusted_keys() if check_signature else ()
     with tempfile.TemporaryDirectory(prefix=_SNAPSHOT_PREFIX) as directory:
         snapshot = Path(directory)
         for attempt in range(_READ_ATTEMPTS):
             try:
                 if io.is_remote(shown):
-                    _copy_remote(shown, snapshot, storage_options)
+                    _copy_remote(shown, snapshot, trusted, storage_options)
                 else:
-                    _copy_local(_local_version(io.local_path(shown)), snapshot, shown)
+                    _copy_local(_local_version(io.local_path(shown)), snapshot, trusted, shown)
                 break
             except _ChangedError:
                 for file in snapshot.iterdir():
@@ -227,6 +261,8 @@ def copy_model_directory(
 ) -> str:
     """Copy a model, verified, to another place, as a whole or not at all.
 
+    It is signed there as it was here: who copies has not looked at it.
+
     Args:
         source: Its directory, local or remote.
         target: The other directory. A model that is there is replaced.
@@ -239,13 +275,60 @@ def copy_model_directory(
         ArtifactError: No model directory, a damaged one, or something else is at the target.
     """
     with open_model_directory(source, storage_options=storage_options) as directory:
+        _put(target, functools.partial(_copy_files, directory), storage_options)
+    return target
 
-        def write(new: Path) -> None:
-            for file in directory.iterdir():
-                if file.name != MANIFEST:
-                    shutil.copyfile(file, new / file.name)
 
-        return write_model_directory(target, write, storage_options=storage_options)
+def sign_model_directory(path: str, *, storage_options: Mapping[str, Any] | None = None) -> str:
+    """Sign a model that is there, with the key of ``ML_PROJECT_SIGNING_KEY``, in one step.
+
+    Args:
+        path: Its directory, local or remote. Nothing of it is changed but for its signature.
+        storage_options: For a remote directory.
+
+    Returns:
+        The model's `digest`.
+
+    Raises:
+        ArtifactError: No model directory, a damaged one, or it was replaced meanwhile.
+        ConfigError: There is no key to sign with.
+        OSError: A remote storage can't be reached or refuses.
+    """
+    key = signing_key()
+    if key is None:
+        raise ConfigError(f"{SIGNING_KEY}: is required to sign: the path of a private key in PEM.")
+    check_signer()
+    opened = open_model_directory(path, storage_options=storage_options, check_signature=False)
+    with opened as directory:
+        manifest = (directory / MANIFEST).read_bytes()
+        _sign(directory, key)
+        if io.is_remote(path):
+            _send_signature(path, directory, manifest, storage_options)
+        else:
+            place = _local_version(io.local_path(path))
+            fill = functools.partial(_copy_files, directory)
+            _write_local(place, fill, path, of=manifest)
+        return digest(directory)
+
+
+def signed_by(directory: Path) -> str | None:
+    """Name the trusted key that has signed a model.
+
+    Args:
+        directory: What `open_model_directory` gave.
+
+    Returns:
+        The `key_name`; None if there are no trusted keys, or it was none of them.
+
+    Raises:
+        ConfigError: The trusted keys can't be read.
+    """
+    file = directory / MANIFEST_SIGNATURE
+    if not file.exists():
+        return None
+    manifest = (directory / MANIFEST).read_bytes()
+    signer = find_signer(manifest, file.read_bytes(), trusted_keys())
+    return None if signer is None else key_name(signer)
 
 
 def digest(directory: Path) -> str:
@@ -466,35 +549,89 @@ def load_estimator(path: str | os.PathLike[str], *, trusted: Sequence[str]) -> A
 # --- writing ------------------------------------------------------------------------------------
 
 
-def _write_local(place: Path, write: Callable[[Path], None], shown: str) -> None:
+def _put(
+    path: str, fill: Callable[[Path], None], storage_options: Mapping[str, Any] | None
+) -> None:
+    """Have a complete model directory made, and put it in its place."""
+    if io.is_remote(path):
+        _write_remote(path, fill, storage_options)
+    else:
+        _write_local(io.local_path(path), fill, path)
+
+
+def _write_local(
+    place: Path, fill: Callable[[Path], None], shown: str, *, of: bytes | None = None
+) -> None:
+    """Put a directory in its place.
+
+    Args:
+        place: Its place.
+        fill: Makes it.
+        shown: What an error calls it.
+        of: The manifest of the model that is to be replaced; None for any model.
+    """
+
+    def check(there: Path) -> None:
+        _check_local(there, shown)
+        if of is not None and _content(there / MANIFEST) != of:
+            raise _replaced_meanwhile(shown)
+
     try:
-        with replacing_directory(place, check=lambda there: _check_local(there, shown)) as staging:
-            write(staging)
-            _seal(staging)
+        with replacing_directory(place, check=check) as staging:
+            fill(staging)
+            _settle(staging)
     except (FileExistsError, NotADirectoryError) as error:
         raise ArtifactError(f"'{shown}' can't be written: a file is in the way.") from error
     except PermissionError as error:
         raise ArtifactError(f"'{shown}' can't be written: {_line(error)}.") from error
 
 
-def _seal(directory: Path) -> None:
-    """Add the manifest to finished files and make all of it last through a power cut."""
+def _content(file: Path) -> bytes | None:
+    """Read a file; None if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.read_bytes()
+    return None
+
+
+def _replaced_meanwhile(shown: str) -> ArtifactError:
+    return ArtifactError(f"'{shown}' was replaced while it was signed: it is not signed.")
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for file in source.iterdir():
+        shutil.copyfile(file, target / file.name)
+
+
+def _settle(directory: Path) -> None:
+    """Make a directory and its files last through a power cut."""
+    for file in directory.iterdir():
+        sync(file)
+    sync(directory)
+
+
+def _sign(directory: Path, key: PrivateKey) -> None:
+    signature = key.sign((directory / MANIFEST).read_bytes())
+    (directory / MANIFEST_SIGNATURE).write_bytes(signature)
+
+
+def _seal(directory: Path, key: PrivateKey | None) -> None:
+    """Add the manifest to finished files, and sign it."""
     files: dict[str, dict[str, Any]] = {}
     for file in sorted(directory.iterdir()):
         status = file.lstat()
         if not stat.S_ISREG(status.st_mode):
             raise ArtifactError(f"A model directory holds plain files only, not {file.name!r}.")
-        if not _FILE_NAME.fullmatch(file.name) or file.name == MANIFEST:
+        if not _FILE_NAME.fullmatch(file.name) or file.name in _UNLISTED:
             raise ArtifactError(f"A model directory can't hold a file named {file.name!r}.")
         if status.st_size > _limit(file.name):
             raise ArtifactError(f"'{file.name}' is larger than {_limit(file.name)} bytes.")
         files[file.name] = {"size": status.st_size, "sha256": io.sha256(str(file))}
-        sync(file)
     if not 0 < len(files) <= _MAX_FILES:
         raise ArtifactError(f"A model directory holds 1 to {_MAX_FILES} files, not {len(files)}.")
     manifest = {"format_version": FORMAT_VERSION, "files": files}
     io.write_json(str(directory / MANIFEST), manifest)
-    sync(directory)
+    if key is not None:
+        _sign(directory, key)
 
 
 def _check_local(there: Path, shown: str) -> None:
@@ -574,7 +711,7 @@ def _own_names(known: Mapping[str, bytes]) -> frozenset[str] | None:
     """Name the files that a model of ours has; None if there is no model of ours."""
     with contextlib.suppress(ArtifactError, KeyError):
         manifest = parse_json(known[MANIFEST], MANIFEST)
-        return frozenset(_checked_manifest(manifest, MANIFEST)) | {MANIFEST}
+        return frozenset(_checked_manifest(manifest, MANIFEST)) | _UNLISTED
     # A model whose manifest was damaged or lost can still be replaced.
     with contextlib.suppress(ArtifactError, KeyError):
         _check_config(parse_json(known[CONFIG], CONFIG), CONFIG)
@@ -583,13 +720,12 @@ def _own_names(known: Mapping[str, bytes]) -> frozenset[str] | None:
 
 
 def _write_remote(
-    path: str, write: Callable[[Path], None], storage_options: Mapping[str, Any] | None
+    path: str, fill: Callable[[Path], None], storage_options: Mapping[str, Any] | None
 ) -> None:
     replaced = _check_remote(path, storage_options)
     with tempfile.TemporaryDirectory(prefix=_SNAPSHOT_PREFIX) as directory:
         new = Path(directory)
-        write(new)
-        _seal(new)
+        fill(new)
         try:
             versions.publish(
                 path,
@@ -601,6 +737,17 @@ def _write_remote(
             )
         except DataError as error:
             raise ArtifactError(str(error)) from error
+
+
+def _send_signature(
+    path: str, directory: Path, manifest: bytes, storage_options: Mapping[str, Any] | None
+) -> None:
+    """Put the signature of a copy beside the manifest that it was made of."""
+    place, _ = _remote_version(path, storage_options)
+    if _RemoteFiles(place, storage_options).read_manifest() != manifest:
+        raise _replaced_meanwhile(public_url(path))
+    signature = (directory / MANIFEST_SIGNATURE).read_bytes()
+    io.write_bytes(io.join(place, MANIFEST_SIGNATURE), signature, storage_options)
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -617,7 +764,7 @@ def _local_version(place: Path) -> Path:
     return place if pointer is None else Path(pointer.place(str(place)))
 
 
-def _copy_local(place: Path, snapshot: Path, shown: str) -> None:
+def _copy_local(place: Path, snapshot: Path, trusted: Sequence[PublicKey], shown: str) -> None:
     target = place.resolve()
     try:
         # The open descriptor stays with this very directory when another one takes its name.
@@ -631,7 +778,7 @@ def _copy_local(place: Path, snapshot: Path, shown: str) -> None:
     except OSError as error:
         raise ArtifactError(f"'{shown}' can't be read: {error.strerror}.") from error
     try:
-        _copy_checked(_LocalFiles(descriptor), snapshot, shown)
+        _copy_checked(_LocalFiles(descriptor), snapshot, trusted, shown)
     except (ArtifactError, OSError) as error:
         if _replaced(target, descriptor):
             raise _ChangedError from error
@@ -652,16 +799,28 @@ def _replaced(target: Path, descriptor: int) -> bool:
     return (now.st_dev, now.st_ino) != (here.st_dev, here.st_ino)
 
 
-def _copy_remote(path: str, snapshot: Path, storage_options: Mapping[str, Any] | None) -> None:
-    shown = public_url(path)
+def _remote_version(
+    path: str, storage_options: Mapping[str, Any] | None
+) -> tuple[str, versions.Pointer | None]:
+    """Follow the pointer in a remote directory."""
     try:
         pointer = versions.read_pointer(path, storage_options)
     except DataError as error:
         raise ArtifactError(str(error)) from error
-    place = path if pointer is None else pointer.place(path)
+    return path if pointer is None else pointer.place(path), pointer
+
+
+def _copy_remote(
+    path: str,
+    snapshot: Path,
+    trusted: Sequence[PublicKey],
+    storage_options: Mapping[str, Any] | None,
+) -> None:
+    shown = public_url(path)
+    place, pointer = _remote_version(path, storage_options)
     files = _RemoteFiles(place, storage_options)
     try:
-        _copy_checked(files, snapshot, shown)
+        _copy_checked(files, snapshot, trusted, shown)
     except (ArtifactError, FileNotFoundError) as error:
         # A bucket that is not there is told as such.
         io.exists(path, storage_options)
@@ -731,8 +890,13 @@ class _RemoteFiles:
             return None
 
 
-def _copy_checked(files: _LocalFiles | _RemoteFiles, snapshot: Path, shown: str) -> None:
-    """Copy what the manifest lists, checking names, sizes and digests on the way."""
+def _copy_checked(
+    files: _LocalFiles | _RemoteFiles,
+    snapshot: Path,
+    trusted: Sequence[PublicKey],
+    shown: str,
+) -> None:
+    """Copy what the manifest lists, checking signature, names, sizes and digests on the way."""
     try:
         with files.open(MANIFEST) as handle:
             content = handle.read(_MAX_MANIFEST + 1)
@@ -743,8 +907,12 @@ def _copy_checked(files: _LocalFiles | _RemoteFiles, snapshot: Path, shown: str)
     where = f"'{shown}': {MANIFEST}"
     if len(content) > _MAX_MANIFEST:
         raise ArtifactError(f"{where} is larger than {_MAX_MANIFEST} bytes.")
+    present = set(files.names()) - _LITTER
+    signature = _read_signature(files, shown) if MANIFEST_SIGNATURE in present else None
+    if trusted:
+        _check_signature(content, signature, trusted, shown)
     listed = _checked_manifest(parse_json(content, where), f"{where}: ")
-    present = set(files.names()) - _LITTER - {MANIFEST}
+    present -= _UNLISTED
     for name in sorted(present - listed.keys()):
         raise ArtifactError(f"'{shown}': {name!r} is not listed in the manifest.")
     for name in sorted(listed.keys() - present):
@@ -756,6 +924,37 @@ def _copy_checked(files: _LocalFiles | _RemoteFiles, snapshot: Path, shown: str)
         except ArtifactError as error:
             raise ArtifactError(f"'{shown}': {error}") from error
     (snapshot / MANIFEST).write_bytes(content)
+    if signature is not None:
+        (snapshot / MANIFEST_SIGNATURE).write_bytes(signature)
+
+
+def _read_signature(files: _LocalFiles | _RemoteFiles, shown: str) -> bytes:
+    try:
+        with files.open(MANIFEST_SIGNATURE) as handle:
+            signature = handle.read(SIGNATURE_BYTES + 1)
+    except ArtifactError as error:
+        raise ArtifactError(f"'{shown}': {error}") from error
+    if len(signature) != SIGNATURE_BYTES:
+        raise ArtifactError(
+            f"'{shown}': {MANIFEST_SIGNATURE} is no signature, which has {SIGNATURE_BYTES} bytes."
+        )
+    return signature
+
+
+def _check_signature(
+    manifest: bytes, signature: bytes | None, trusted: Sequence[PublicKey], shown: str
+) -> None:
+    if signature is None:
+        raise ArtifactError(
+            f"'{shown}' is not signed: {TRUSTED_KEYS} asks for a {MANIFEST_SIGNATURE} beside its "
+            f"{MANIFEST}."
+        )
+    if find_signer(manifest, signature, trusted) is None:
+        names = ", ".join(map(key_name, trusted))
+        raise ArtifactError(
+            f"'{shown}': no key of {TRUSTED_KEYS} ({names}) has signed this {MANIFEST}: it was "
+            "changed, or signed by somebody else."
+        )
 
 
 def _copy_file(source: IO[bytes], target: Path, size: int, digest: str) -> None:
@@ -790,7 +989,7 @@ def _checked_manifest(manifest: Any, where: str) -> dict[str, tuple[int, str]]:
         raise ArtifactError(f"{where}'files' must list 1 to {_MAX_FILES} files.")
     listed: dict[str, tuple[int, str]] = {}
     for name, entry in files.items():
-        if not _FILE_NAME.fullmatch(name) or name == MANIFEST:
+        if not _FILE_NAME.fullmatch(name) or name in _UNLISTED:
             raise ArtifactError(f"{where}{name!r} is no name of a file in a model directory.")
         if not isinstance(entry, dict) or entry.keys() != {"size", "sha256"}:
             raise ArtifactError(f"{where}'{name}' must have the keys 'size' and 'sha256' only.")

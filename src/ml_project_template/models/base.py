@@ -43,6 +43,7 @@ from ml_project_template.models._capture import RECORD, plain_json, recorded
 from ml_project_template.models._judging import check_splits, draw, judge, measure
 from ml_project_template.models._steps import Steps, run_steps
 from ml_project_template.models.registry import ModelRegistry
+from ml_project_template.signing import check_signer
 from ml_project_template.training.checkpoints import (
     Checkpoints,
     CheckpointSettings,
@@ -472,6 +473,7 @@ class BaseModel(ABC):
         path = None if model_path is None else os.fspath(model_path)
         if path is not None:
             artifacts.check_target(path, storage_options=storage_options)
+        check_signer()
         if seed is not None:
             seed_everything(seed)
         self._n_features = None
