@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -29,11 +30,13 @@ def promote(cfg: DictConfig) -> Promotion:
         The versions before and after.
 
     Raises:
-        ArtifactError: There is no model directory, or it is of no run.
+        ArtifactError: There is no model directory, it is of no run, or no trusted key has signed
+            what is to be promoted.
         ConfigError: A wrong setting.
         ModelError: The model is not as good as the present one, or can't be compared with it.
         TrackingError: There is no such run, or it has no model.
     """
+    from ml_project_template.signing import trusted_keys
     from ml_project_template.tracking.registry import promote_model
     from ml_project_template.training.metrics import better_direction
 
@@ -49,6 +52,8 @@ def promote(cfg: DictConfig) -> Promotion:
     problems = check_arguments(promote_model, settings, where="", ignore=("run_id", "uri"))
     if problems:
         raise ConfigError("\n".join(problem.removeprefix(".") for problem in problems))
+    if trusted_keys():
+        settings["check"] = functools.partial(_check_signature, cfg.tracking.uri)
     path = cfg.model.path
     if (cfg.run is None) == (path is None):
         raise ConfigError(
@@ -85,6 +90,15 @@ def _promote_directory(path: str, cfg: DictConfig, settings: dict[str, Any]) -> 
             return ModelFiles(directory, model.signature, model.signature.sample, model.packages)
 
         return promote_model(str(run_id), uri=cfg.tracking.uri, files=files, **settings)
+
+
+def _check_signature(store: str | None, uri: str) -> None:
+    """See that a model can be read where keys are trusted: a server would refuse it later."""
+    from ml_project_template.artifacts import open_model_directory
+    from ml_project_template.tracking import download_model
+
+    with open_model_directory(download_model(uri, store)):
+        pass
 
 
 @entrypoint("promote")

@@ -13,7 +13,7 @@ no active run, no tracking address. MLflow is imported when the first run starts
 
 from ml_project_template.runs import DisabledTracker, OpenRun, Run, RunReporter, Tracker
 from ml_project_template.tracking.client import warm_up
-from ml_project_template.tracking.models import download_model
+from ml_project_template.tracking.models import add_to_model, download_model
 from ml_project_template.tracking.replay import WaitingRun, waiting_runs
 from ml_project_template.tracking.run import CONSOLE_LOG, LONG_PARAMS, MLflowRun
 from ml_project_template.tracking.tracker import PARENT_TAG, MLflowTracker
@@ -40,6 +40,7 @@ __all__ = [
     "Tracker",
     "UnreachableError",
     "WaitingRun",
+    "add_to_model",
     "check_reachable",
     "download_model",
     "tracking_uri",

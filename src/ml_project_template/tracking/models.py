@@ -18,7 +18,7 @@ from ml_project_template.tracking.finding import find_run
 from ml_project_template.utils.environment import package_version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mlflow import MlflowClient
     from mlflow.entities import Run
@@ -30,6 +30,7 @@ __all__ = [
     "LOADER_MODULE",
     "MODEL_NAME",
     "ModelFiles",
+    "add_to_model",
     "download_model",
     "logged_model",
     "model_signature",
@@ -55,24 +56,64 @@ def download_model(uri: str, store: str | None = None) -> str:
         TrackingError: There is no such model, or it is none of ours.
     """
     with reached(store) as (client, address):
-        from mlflow.artifacts import download_artifacts
+        local = _fetch(_model_location(client, uri), address)
+        return str(_data_of(local, uri))
 
+
+def add_to_model(
+    uri: str, name: str, make: Callable[[str], None], store: str | None = None
+) -> None:
+    """Add a file to the model directory inside an MLflow model.
+
+    Args:
+        uri: As for `download_model`.
+        name: The file's name.
+        make: Is given a local path of the model directory, and puts the file there.
+        store: The tracking address; None as for `tracking_uri`.
+
+    Raises:
+        TrackingError: There is no such model, or it is none of ours.
+    """
+    with reached(store) as (client, address):
         location = _model_location(client, uri)
-        local = Path(urllib.request.url2pathname(urllib.parse.urlsplit(location).path))
-        if urllib.parse.urlsplit(location).scheme not in ("", "file"):
-            target = tempfile.mkdtemp(prefix="mlflow-model-")
-            atexit.register(shutil.rmtree, target, ignore_errors=True)
+        local = _fetch(location, address)
+        data = _data_of(local, uri)
+        make(str(data))
+        if not _is_local(location):
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            files: Any = get_artifact_repository(location, tracking_uri=address)
             with transfer_timeout():
-                local = Path(
-                    download_artifacts(artifact_uri=location, dst_path=target, tracking_uri=address)
-                )
-        if not (local / "MLmodel").is_file():
-            raise TrackingError(f"'{uri}' holds no MLflow model.")
+                files.log_artifact(str(data / name), data.relative_to(local.resolve()).as_posix())
+
+
+def _fetch(location: str, address: str) -> Path:
+    """Have the files of an MLflow model on this machine."""
+    if _is_local(location):
+        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(location).path))
+    from mlflow.artifacts import download_artifacts
+
+    target = tempfile.mkdtemp(prefix="mlflow-model-")
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    with transfer_timeout():
+        return Path(
+            download_artifacts(artifact_uri=location, dst_path=target, tracking_uri=address)
+        )
+
+
+def _is_local(location: str) -> bool:
+    return urllib.parse.urlsplit(location).scheme in ("", "file")
+
+
+def _data_of(local: Path, uri: str) -> Path:
+    """Say where in an MLflow model of ours the model directory is."""
+    if not (local / "MLmodel").is_file():
+        raise TrackingError(f"'{uri}' holds no MLflow model.")
     flavor = _python_function(local / "MLmodel")
     data = (local / str(flavor.get("data"))).resolve()
     if flavor.get("loader_module") != LOADER_MODULE or local.resolve() not in data.parents:
         raise TrackingError(f"'{uri}' is an MLflow model, but none that this project wrote.")
-    return str(data)
+    return data
 
 
 def logged_model(client: MlflowClient, run: Run) -> str | None:

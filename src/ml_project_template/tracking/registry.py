@@ -71,6 +71,7 @@ def promote_model(
     force: bool = False,
     uri: str | None = None,
     files: Callable[[], ModelFiles] | None = None,
+    check: Callable[[str], None] | None = None,
 ) -> Promotion:
     """Register a run's model and have an alias name it, if it is as good as the one before.
 
@@ -89,6 +90,7 @@ def promote_model(
         uri: The tracking address; None as for `tracking_uri`.
         files: Gives the run's model directory, which is logged to the run where it has no model, as
             the trials of a sweep have none.
+        check: Is given the address of the model; raises to refuse it.
 
     Returns:
         The versions, and whether anything was changed.
@@ -129,6 +131,8 @@ def promote_model(
         if model_id is None:
             assert files is not None
             model_id = _log_model(client, run, address, files())
+        if check is not None:
+            check(f"models:/{model_id}")
         version = _version_of_run(client, name, run_id, model_id)
         client.set_registered_model_alias(name, alias, version)
         return Promotion(version, None if champion is None else champion.version, True, *values)
