@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ml_project_template import artifacts
 from tests.servers import ServerProcess
-from tests.soak import fuzzed_requests, mutated_models
+from tests.soak import fuzzed_requests, mutated_models, signed_models
+
+_check_signature = artifacts._check_signature
+
+
+def _after_parsing(manifest: bytes, *others: Any) -> None:
+    artifacts.parse_json(manifest, "the manifest")
+    _check_signature(manifest, *others)
 
 
 @pytest.mark.parametrize("kind", ["gb", "mlp"])
@@ -35,6 +43,33 @@ def test_the_attack_sees_what_a_reader_ought_not_to_do(
 
 def _copy(source: object, target: Path, size: int, digest: str) -> None:
     target.write_bytes(source.read())  # type: ignore[attr-defined]
+
+
+def test_what_nobody_trusted_has_signed_is_refused(tmp_path: Path) -> None:
+    found, wrong = signed_models.attack(tmp_path, 0, 180)
+    assert wrong == []
+    assert len(found) == 18
+    assert all(counts == {"refused": 10} for counts in found.values())
+
+
+@pytest.mark.parametrize(
+    ("guard", "weak", "seen"),
+    [
+        ("find_signer", lambda content, signature, keys: keys[0], "accepted"),
+        ("_check_signature", lambda *_: None, "accepted"),
+        ("_check_signature", _after_parsing, "parsed"),
+    ],
+)
+def test_the_attack_sees_a_signature_that_is_not_looked_at(
+    guard: str,
+    weak: Callable[..., object],
+    seen: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(artifacts, guard, weak)
+    found, _ = signed_models.attack(tmp_path, 0, 54)
+    assert found["by another key"] == {seen: 3}
 
 
 def test_whatever_is_sent_is_answered_or_refused(
