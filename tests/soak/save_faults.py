@@ -124,6 +124,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--models", nargs=2, default=["mlp", "gb"], help="the old and the new one")
     options = parser.parse_args(arguments)
     wrong = 0
+    # A process that is forked where OpenMP has threads waits for them for ever. It is read when
+    # scikit-learn is imported.
+    os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as scratch:
         old, new = make_models(Path(scratch), options.models).values()
         faults: tuple[Fault, ...] = ("killed", "disk full", "file too large")
