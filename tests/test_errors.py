@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ml_project_template import errors
-from ml_project_template.errors import ProjectError, unknown
+from ml_project_template.errors import ArtifactError, ProjectError, unknown
 
 
 @pytest.mark.parametrize("name", [name for name in errors.__all__ if name.endswith("Error")])
@@ -28,3 +28,11 @@ def test_a_value_far_from_all_choices_gets_no_guess() -> None:
 
 def test_another_case_is_recognised() -> None:
     assert "Did you mean 'Species'?" in unknown("column", "SPECIES", ["Species", "width"])
+
+
+def test_an_error_of_a_file_quotes_no_more_of_it_than_a_line() -> None:
+    told = str(ArtifactError(f"'config.json': {'a' * 100_000!r} is no name of a model."))
+    assert len(told) < 1_100
+    assert told.startswith("'config.json': 'aaa")
+    assert told.endswith("aaa' is no name of a model.")
+    assert str(ArtifactError("short")) == "short"

@@ -35,6 +35,10 @@ __all__ = [
 ]
 
 
+# Characters of a message about a file.
+_LONGEST_QUOTE = 1_000
+
+
 class ProjectError(ValueError):
     """What a user can mend: shown as one line, without a traceback."""
 
@@ -56,7 +60,16 @@ class RegistryError(ModelError):
 
 
 class ArtifactError(ProjectError):
-    """A model directory that is missing, damaged or not ours."""
+    """A model directory that is missing, damaged or not ours.
+
+    Its message may quote what stands in a file of somebody else: it is cut to a line's length.
+    """
+
+    def __init__(self, message: str) -> None:
+        half = _LONGEST_QUOTE // 2
+        if len(message) > _LONGEST_QUOTE:
+            message = f"{message[:half]} ... {message[-half:]}"
+        super().__init__(message)
 
 
 class TrackingError(ProjectError):
