@@ -36,3 +36,9 @@ def test_an_error_of_a_file_quotes_no_more_of_it_than_a_line() -> None:
     assert told.startswith("'config.json': 'aaa")
     assert told.endswith("aaa' is no name of a model.")
     assert str(ArtifactError("short")) == "short"
+
+
+def test_an_unknown_value_is_not_repeated_at_length() -> None:
+    assert (
+        unknown("model", "x" * 1_000, ["mlp"]) == f"Unknown model '{'x' * 200}...'. Available: mlp."
+    )

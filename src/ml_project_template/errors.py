@@ -93,6 +93,7 @@ class DivergenceError(ProjectError):
 
 
 _MAX_CHOICES = 1_000
+_LONGEST_VALUE = 200  # characters
 
 
 def unknown(kind: str, value: str, choices: Iterable[str]) -> str:
@@ -107,6 +108,7 @@ def unknown(kind: str, value: str, choices: Iterable[str]) -> str:
         One line, such as
         ``Unknown model 'mpl'. Did you mean 'mlp'? Available: gb, mlp.``
     """
+    value = value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}..."
     known = sorted(choices)
     if len(known) > _MAX_CHOICES:
         # Nobody reads so many, and to compare with each would take long.

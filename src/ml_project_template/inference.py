@@ -19,7 +19,7 @@ import numpy as np
 from ml_project_template import artifacts
 from ml_project_template.data.preprocessing import Preprocessor
 from ml_project_template.data.signature import Signature, Task
-from ml_project_template.errors import ArtifactError, DataError, ProjectError
+from ml_project_template.errors import ArtifactError, DataError, ProjectError, RegistryError
 from ml_project_template.models._onnx import PREPARED, SCORES, ScoreGraph
 from ml_project_template.models.registry import ModelRegistry
 
@@ -109,8 +109,10 @@ class Inference:
         with artifacts.open_model_directory(source, storage_options=storage_options) as directory:
             try:
                 return cls._read(directory, backend)
+            except RegistryError:
+                raise
             except ProjectError as error:
-                raise type(error)(f"'{path_or_uri}': {error}") from error
+                raise ArtifactError(f"'{path_or_uri}': {error}") from error
 
     @classmethod
     def _read(cls, directory: Path, backend: Backend | Literal["auto"]) -> Inference:
