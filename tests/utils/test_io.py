@@ -148,6 +148,16 @@ def test_a_file_above_the_limit_is_refused(root: str) -> None:
         io.read_bytes(path, max_bytes=4)
 
 
+def test_a_file_that_comes_in_pieces_is_read_whole(remote: str) -> None:
+    content = os.urandom(3_000_000)
+    path = io.join(remote, "large")
+    io.write_bytes(path, content)
+    assert io.read_bytes(path) == content
+    assert io.read_bytes(path, max_bytes=len(content)) == content
+    with pytest.raises(DataError, match="larger than"):
+        io.read_bytes(path, max_bytes=len(content) - 1)
+
+
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(root: str) -> None:
     path = io.join(root, "a")
     io.write_bytes(path, b"old")

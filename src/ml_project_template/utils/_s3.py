@@ -82,8 +82,7 @@ class BoundedS3FileSystem(S3FileSystem):  # type: ignore[misc]
             answer = await self._call_s3("get_object", Bucket=bucket, Key=key)
             try:
                 async with answer["Body"] as body:
-                    content: bytes = await body.read(-1 if limit is None else limit)
-                    return content
+                    return await _read_from(body, limit)
             except S3_RETRYABLE_ERRORS:
                 if attempt == self.retries:
                     raise
@@ -214,6 +213,22 @@ def _meaning(error: Exception, path: str, filesystem: BoundedS3FileSystem) -> OS
 
 class _AwayError(ConnectionError):
     """The store has not answered for so long that it is not asked again."""
+
+
+async def _read_from(body: Any, limit: int | None) -> bytes:
+    """Read what a store answers with, or its first bytes; one that breaks off is an error."""
+    pieces: list[bytes] = []
+    left = limit
+    # What is asked for may come in many pieces, and only the end of all is compared with the length
+    # that was announced.
+    while left is None or left > 0:
+        piece = await body.read(left)
+        if not piece:
+            break
+        pieces.append(piece)
+        if left is not None:
+            left -= len(piece)
+    return b"".join(pieces)
 
 
 def _prepare(params: Mapping[str, Any], **_: Any) -> None:
