@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import sqlite3
 import tempfile
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -35,6 +37,7 @@ UNSENT_RUNS = Path(".unsent", "runs")
 
 _LOCK_SECONDS = 120.0
 _REACH_SECONDS = 3.0
+_ASK_PAUSE = 0.5  # seconds
 
 
 class UnreachableError(TrackingError):
@@ -84,18 +87,29 @@ def check_reachable(uri: str | None = None, *, timeout: float = _REACH_SECONDS) 
         # Credentials in the address are for MLflow's own requests; this one asks nothing secret.
         host = parts.netloc.rpartition("@")[2]
         health = parts._replace(netloc=host, path=f"{parts.path.rstrip('/')}/health").geturl()
-        try:
-            with urllib.request.urlopen(health, timeout=timeout):  # noqa: S310 - http(s) only
-                return
-        except urllib.error.HTTPError as error:
-            # Whoever answers is there; a proxy may hide the path or ask for a name first.
-            error.close()
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
+        reason = _ask(health, timeout)
+        if reason is not None:
+            # One connection that broke off is not an outage.
+            time.sleep(_ASK_PAUSE)
+            reason = _ask(health, timeout)
+        if reason is not None:
             raise UnreachableError(
                 f"The tracking server '{public_url(uri)}' can't be reached ({reason}). Start it, "
                 "set MLFLOW_TRACKING_URI to another, or switch it off with tracking=disabled."
-            ) from None
+            )
+
+
+def _ask(url: str, timeout: float) -> object:
+    """Ask for a page: None if anybody answers, else why not."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout):  # noqa: S310 - http(s) only
+            return None
+    except urllib.error.HTTPError as error:
+        # Whoever answers is there; a proxy may hide the path or ask for a name first.
+        error.close()
+        return None
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return getattr(error, "reason", error)
 
 
 def sqlite_path(uri: str) -> Path | None:

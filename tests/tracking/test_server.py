@@ -7,10 +7,12 @@ import re
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 
 from ml_project_template.models.registry import ModelRegistry
-from ml_project_template.tracking import download_model
+from ml_project_template.tracking import MLflowTracker, download_model, waiting_runs
 from tests.conftest import CommandLine
+from tests.soak.broken_proxy import Fault, broken_proxy
 from tests.tracking_server import TrackingServer
 
 if TYPE_CHECKING:
@@ -66,3 +68,45 @@ def test_a_training_from_the_command_line_is_read_back_whole(
     )
     assert done.returncode == 0, done.stderr
     assert f"{metadata['metrics']['test_loss']:.4f}" in done.stdout
+
+
+def runs_of(server: TrackingServer, experiment_name: str) -> list[tuple[str, dict[str, str]]]:
+    """The state and the parameters of the runs of an experiment."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server.uri)
+    experiment = client.get_experiment_by_name(experiment_name)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    return [(run.info.status, run.data.params) for run in runs]
+
+
+# A start asks for the server's health, for the experiment twice, and for the run.
+@pytest.mark.parametrize(
+    ("fault", "number"), [("reset before", 1), ("half", 3), ("reset after", 4), ("late", 4)]
+)
+def test_a_run_whose_making_is_disturbed_is_made_once(
+    fault: Fault, number: int, tracking_server: TrackingServer, workspace: Path
+) -> None:
+    name = f"disturbed {fault}"
+    with broken_proxy(tracking_server.uri, own_host=True) as proxy:
+        proxy.break_at(fault, number, number)
+        with MLflowTracker(proxy.uri).start_run(experiment_name=name) as run:
+            run.log_params({"a": 1})
+            proxy.settle()
+        assert proxy.broken == 1
+    assert runs_of(tracking_server, name) == [("FINISHED", {"a": "1"})]
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_run_whose_server_goes_away_while_it_is_made_is_made_later(
+    number: int, tracking_server: TrackingServer, workspace: Path
+) -> None:
+    name = f"made later {number}"
+    with broken_proxy(tracking_server.uri, own_host=True) as proxy:
+        proxy.break_at("reset after", number)
+        with MLflowTracker(proxy.uri).start_run(experiment_name=name) as run:
+            run.log_params({"a": 1})
+        proxy.heal()
+        assert [waiting.problem for waiting in waiting_runs(proxy.uri)] == [None]
+    assert runs_of(tracking_server, name) == [("FINISHED", {"a": "1"})]

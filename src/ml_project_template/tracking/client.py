@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 __all__ = [
+    "OutageError",
     "UnreachableError",
+    "asked_once",
     "find_experiment",
     "import_mlflow",
     "log_level",
@@ -81,8 +83,13 @@ _REFUSALS = frozenset(
 _DATABASE_STORE = "mlflow.store.tracking.sqlalchemy_store"
 
 _import_lock = threading.Lock()
-_transfer_lock = threading.RLock()
-_transferring = threading.Event()
+_settings_lock = threading.Lock()
+_blocks: list[int] = []  # seconds that each of those under way waits for an answer
+_outside: dict[str, str | None] = {}  # what is set but for them
+
+
+class OutageError(UnreachableError):
+    """A server does not answer, or fails; it does not deny anything."""
 
 
 def warm_up() -> None:
@@ -183,9 +190,9 @@ def reached(uri: str | None = None) -> Iterator[tuple[MlflowClient, str]]:
 
 def own_timeout() -> int | None:
     """Seconds that the user has set for a request to the server; None where it is our own."""
-    text = os.environ.get(_TIMEOUT, "")
-    ours = _transferring.is_set() or text == _ENVIRONMENT[_TIMEOUT]
-    return int(text) if text.isdigit() and not ours else None
+    with _settings_lock:
+        text = _set_outside(_TIMEOUT) or ""
+    return int(text) if text.isdigit() and text != _ENVIRONMENT[_TIMEOUT] else None
 
 
 @contextlib.contextmanager
@@ -193,26 +200,64 @@ def transfer_timeout(size: int = 0) -> Iterator[None]:
     """Wait longer for the server for the time of a block that sends or fetches files.
 
     A file that was not taken whole is not sent again at once, as small requests are: its sender
-    knows when. MLflow reads these settings from the environment alone; what the user has set there
-    is left alone.
+    knows when. What the user has set for requests is left alone.
 
     Args:
         size: How many bytes are sent or fetched.
     """
-    # One at a time: another block must not take our values for what was there before.
-    with _transfer_lock:
-        if os.environ.get(_TIMEOUT) != _ENVIRONMENT[_TIMEOUT]:
-            yield
-            return
-        before = {name: os.environ[name] for name in (_TIMEOUT, _RETRIES)}
-        _transferring.set()
-        os.environ[_TIMEOUT] = str(_TRANSFER_SECONDS + size // _TRANSFER_BYTES_PER_SECOND)
-        os.environ[_RETRIES] = "0"
-        try:
-            yield
-        finally:
-            os.environ.update(before)
-            _transferring.clear()
+    if own_timeout() is not None:
+        yield
+        return
+    with _settings(_TRANSFER_SECONDS + size // _TRANSFER_BYTES_PER_SECOND):
+        yield
+
+
+@contextlib.contextmanager
+def asked_once() -> Iterator[None]:
+    """Send each request once for the time of a block that makes something on the server.
+
+    One that was not answered may have been done: whoever sent it looks before it is sent again.
+    """
+    with _settings(0):
+        yield
+
+
+@contextlib.contextmanager
+def _settings(seconds: int) -> Iterator[None]:
+    """Have requests sent once, and wait for their answers for some seconds; 0 for as usual.
+
+    MLflow reads both from the environment alone, for all threads: of several blocks at once the
+    longest counts, and what was set before comes back after the last one.
+    """
+    with _settings_lock:
+        if not _blocks:
+            _outside.update({name: os.environ.get(name) for name in (_TIMEOUT, _RETRIES)})
+        _blocks.append(seconds)
+        _apply_settings()
+    try:
+        yield
+    finally:
+        with _settings_lock:
+            _blocks.remove(seconds)
+            _apply_settings()
+
+
+def _apply_settings() -> None:
+    wanted = dict(_outside)
+    if _blocks:
+        wanted[_RETRIES] = "0"
+        if max(_blocks):
+            wanted[_TIMEOUT] = str(max(_blocks))
+    for name, text in wanted.items():
+        if text is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = text
+
+
+def _set_outside(name: str) -> str | None:
+    """What a setting is but for blocks that have their own."""
+    return _outside[name] if _blocks else os.environ.get(name)
 
 
 @contextlib.contextmanager
@@ -220,6 +265,7 @@ def one_line(uri: str) -> Iterator[None]:
     """Turn what MLflow and the databases below it raise into one line for the user.
 
     Raises:
+        OutageError: The server does not answer, or fails.
         UnreachableError: It may work later.
         TrackingError: It is refused.
     """
@@ -233,7 +279,11 @@ def one_line(uri: str) -> Iterator[None]:
         raise
     except errors as error:
         text = redact(_reason(error), find_secrets({"uri": uri}))
-        kind = TrackingError if _is_refusal(error, text) else UnreachableError
+        kind: type[TrackingError] = UnreachableError
+        if _is_refusal(error, text):
+            kind = TrackingError
+        elif _is_outage(error, uri):
+            kind = OutageError
         raise kind(f"Tracking at '{public_url(uri)}' failed: {text}") from error
 
 
@@ -265,6 +315,14 @@ def _is_refusal(error: Exception, text: str) -> bool:
     # MLflow calls all errors of its database bad requests, lost connections among them.
     collides = re.search("unique|duplicate", text, re.IGNORECASE) is not None
     return code in _REFUSALS or collides or (status == HTTPStatus.BAD_REQUEST)
+
+
+def _is_outage(error: Exception, uri: str) -> bool:
+    """Whether a server is the reason, not who asks it, and not a database of this machine."""
+    status = getattr(error, "get_http_status_code", lambda: HTTPStatus.INTERNAL_SERVER_ERROR)()
+    patient = status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+    failed = patient or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return uri.startswith(("http://", "https://")) and failed
 
 
 @contextlib.contextmanager

@@ -14,28 +14,29 @@ import tempfile
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.tracking.client import (
     UnreachableError,
+    asked_once,
     find_experiment,
     one_line,
     open_client,
     transfer_timeout,
 )
 from ml_project_template.tracking.database import write_inputs, write_rows
-from ml_project_template.tracking.finding import LOCAL_ID_TAG, find_run, tagged
+from ml_project_template.tracking.finding import LOCAL_ID_TAG, find_run, pages, tagged
 from ml_project_template.tracking.models import MODEL_NAME
 from ml_project_template.tracking_address import sqlite_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
 
 __all__ = [
     "PARENT_TAG",
@@ -46,6 +47,7 @@ __all__ = [
     "RunAddress",
     "Sender",
     "joined",
+    "make_run",
     "model_operation",
 ]
 
@@ -60,6 +62,8 @@ SESSION_TAG = "session"
 
 _UPLOAD_TAG = "upload_id"
 _INPUT_ATTEMPTS = 5
+_MAKE_ATTEMPTS = 3
+_MAKE_PAUSE = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,13 @@ class Opening:
 
     Attributes:
         experiment_name: Its experiment.
-        run_name: Its name.
+        run_name: Its name; None lets the server choose.
         tags: Its tags; `LOCAL_ID_TAG` tells it from all others.
         start_time: When it began, as milliseconds since 1970.
     """
 
     experiment_name: str
-    run_name: str
+    run_name: str | None
     tags: dict[str, str]
     start_time: int
 
@@ -103,8 +107,8 @@ class Operation:
     """One thing that a run tells.
 
     Attributes:
-        kind: ``"params"``, ``"metrics"``, ``"tags"``, ``"inputs"``, ``"artifact"``, ``"model"`` or
-            ``"end"``.
+        kind: ``"params"``, ``"metrics"``, ``"tags"``, ``"inputs"``, ``"artifact"``, ``"model"``,
+            ``"once"`` or ``"end"``.
         content: What it says, as plain JSON, without secrets.
         data: The bytes of an artifact or the file that holds them; the folder of a model.
         tried: It may have been sent before, in whole or in part.
@@ -134,6 +138,47 @@ class Operation:
 def model_operation(path: Path) -> Operation:
     """Send the folder of an MLflow model to a run."""
     return Operation("model", {"name": MODEL_NAME, "upload": uuid.uuid4().hex}, path)
+
+
+def make_run(
+    client: MlflowClient, experiment_id: str, opening: Opening, uri: str
+) -> tuple[Run, bool]:
+    """Make a run, or find the one that an attempt has made of which nobody was told.
+
+    Args:
+        client: MLflow's client.
+        experiment_id: Its experiment.
+        opening: How it is made; without `LOCAL_ID_TAG` among its tags it is tried once.
+        uri: The tracking address.
+
+    Returns:
+        The run; and whether it took several attempts, so that an earlier one may still arrive. What
+        it makes then, an operation of the kind ``"once"`` removes.
+
+    Raises:
+        UnreachableError: It can't be made now.
+        TrackingError: It is refused.
+    """
+    for attempt in range(1, _MAKE_ATTEMPTS + 1):
+        try:
+            with one_line(uri), asked_once():
+                made = client.create_run(
+                    experiment_id, opening.start_time, opening.tags, run_name=opening.run_name
+                )
+                return made, attempt > 1
+        except UnreachableError:
+            if attempt == _MAKE_ATTEMPTS or LOCAL_ID_TAG not in opening.tags:
+                raise
+        time.sleep(_MAKE_PAUSE)
+        with one_line(uri):
+            found = client.search_runs([experiment_id], _same_run(opening.tags), max_results=1)
+        if found:
+            return found[0], attempt > 1
+    raise AssertionError  # the last attempt has returned or raised
+
+
+def _same_run(tags: Mapping[str, str]) -> str:
+    return tagged({LOCAL_ID_TAG: tags[LOCAL_ID_TAG]})
 
 
 def joined(operations: Sequence[Operation]) -> list[int]:
@@ -228,6 +273,7 @@ class Sender:
         actions: dict[str, Callable[[Operation], None]] = {
             "artifact": self._artifact,
             "model": self._model,
+            "once": self._once,
             "end": self._end,
         }
         first = operations[0]
@@ -259,12 +305,10 @@ class Sender:
         if made:
             run = made[0]
         else:
-            tags = {**opening.tags}
+            tags = {**opening.tags, LOCAL_ID_TAG: self._run.run_id}
             if PARENT_TAG in tags:
                 tags[PARENT_TAG] = self._parent(tags[PARENT_TAG])
-            run = self._client.create_run(
-                experiment_id, opening.start_time, tags, run_name=opening.run_name
-            )
+            run, _ = make_run(self._client, experiment_id, replace(opening, tags=tags), self._uri)
         self._run_id, self._experiment_id = run.info.run_id, experiment_id
         self._artifact_uri = run.info.artifact_uri
 
@@ -367,6 +411,11 @@ class Sender:
             self._client.finalize_logged_model(logged.model_id, "FAILED")
             raise
         self._client.finalize_logged_model(logged.model_id, "READY")
+        if was_tried:
+            for other in self._models_of(operation):
+                if other.model_id != logged.model_id:
+                    # Of an attempt that arrived late.
+                    self._client.delete_logged_model(other.model_id)
         outputs = self._client.get_run(self._run_id).outputs if was_tried else None
         known = {output.model_id for output in outputs.model_outputs} if outputs else set()
         if logged.model_id not in known:
@@ -374,20 +423,35 @@ class Sender:
 
     def _logged_model(self, operation: Operation) -> LoggedModel:
         """Make the model's entry, or find the one that an earlier attempt has made."""
-        upload = operation.content["upload"]
         if operation.tried:
-            query = f"tags.`{_UPLOAD_TAG}` = '{upload}'"
-            found = self._client.search_logged_models([self._experiment_id], query)
+            found = self._models_of(operation)
             if found:
                 return found[0]
         # Cut off from here on, it may be there.
         operation.tried = True
-        return self._client.create_logged_model(
-            self._experiment_id,
-            name=operation.content["name"],
-            source_run_id=self._run_id,
-            tags={_UPLOAD_TAG: upload},
+        with one_line(self._uri), asked_once():
+            return self._client.create_logged_model(
+                self._experiment_id,
+                name=operation.content["name"],
+                source_run_id=self._run_id,
+                tags={_UPLOAD_TAG: operation.content["upload"]},
+            )
+
+    def _models_of(self, operation: Operation) -> list[LoggedModel]:
+        """Find the entries that attempts to send a model have made, the first one first."""
+        query = f"tags.`{_UPLOAD_TAG}` = '{operation.content['upload']}'"
+        order = [{"field_name": "creation_time", "ascending": True}]
+        return [*self._client.search_logged_models([self._experiment_id], query, order_by=order)]
+
+    def _once(self, operation: Operation) -> None:
+        """Remove what attempts to make the run have made beside it."""
+        query = tagged({LOCAL_ID_TAG: operation.content["local_id"]})
+        found = pages(
+            self._client.search_runs, experiment_ids=[self._experiment_id], filter_string=query
         )
+        for run in list(found):
+            if run.info.run_id != self._run_id:
+                self._client.delete_run(run.info.run_id)
 
     def _end(self, operation: Operation) -> None:
         content = operation.content

@@ -60,8 +60,10 @@ class MLflowRun(Run):
         log_plots: bool,
         log_models: bool,
         session: int = 1,
+        local_id: str | None = None,
     ) -> None:
         self._session = session
+        self._local_id = local_id
         self.id: str = run_id
         self.ended = False
         self.experiment_id: str = experiment_id
@@ -220,6 +222,9 @@ class MLflowRun(Run):
         attempt(lambda: self.log_text(console.read_text(encoding="utf-8"), log))
         if error is None:
             attempt(self.flush)
+            if self._local_id is not None:
+                # Late, so that all that is to be removed is there.
+                self._outbox.put(Operation("once", {"local_id": self._local_id}))
             # It can't come to a good end if anything at all was refused.
             failures += self._outbox.take_refusals()
             attempt(lambda: self._put_end("FAILED" if failures else status))

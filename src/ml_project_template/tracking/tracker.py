@@ -9,11 +9,13 @@ import posixpath
 import sys
 import time
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ml_project_template.errors import TrackingError
 from ml_project_template.runs import Run, Tracker
 from ml_project_template.tracking.client import (
+    OutageError,
     find_experiment,
     own_randomness,
     quiet,
@@ -26,6 +28,7 @@ from ml_project_template.tracking.operations import (
     Opening,
     RunAddress,
     Sender,
+    make_run,
 )
 from ml_project_template.tracking.outbox import Outbox, is_known_away, remember_away
 from ml_project_template.tracking.reaping import (
@@ -39,6 +42,7 @@ from ml_project_template.tracking.run import CONSOLE_LOG, ERROR_TAG, MLflowRun, 
 from ml_project_template.tracking_address import (
     UNSENT_RUNS,
     UnreachableError,
+    sqlite_path,
     tracking_uri,
 )
 from ml_project_template.utils.console import captured_log
@@ -88,8 +92,8 @@ class MLflowTracker(Tracker):
         The state is FINISHED; FAILED with the error as a tag where an exception leaves the block;
         KILLED on Ctrl-C, SIGTERM and SIGHUP. What left the block is always raised again.
 
-        A run below another one is made later where the server is away; it has a local id until
-        then.
+        A run whose server goes away while it is made, or one below another run whose server is
+        away, is made later; it has a local id until then.
 
         Raises:
             TrackingError: The server or database can't be used.
@@ -98,37 +102,41 @@ class MLflowTracker(Tracker):
             local_id = uuid.uuid4().hex
             tags = _origin() | {PROCESS_TAG: process_tag()} | dict(self.tags or {})
             if self.parent_run_id is not None:
-                tags |= {PARENT_TAG: self.parent_run_id, LOCAL_ID_TAG: local_id}
+                tags |= {PARENT_TAG: self.parent_run_id}
+            if self.parent_run_id is not None or sqlite_path(tracking_uri(self.uri)) is None:
+                # By it a run is found that a server has made, though its answer did not come.
+                tags |= {LOCAL_ID_TAG: local_id}
             now = int(time.time() * 1000)
             shown = public_url(tracking_uri(self.uri))
+            secrets = find_secrets({"uri": tracking_uri(self.uri)})
+            opening = Opening(experiment_name, run_name, plain_tags(tags, secrets), now)
             try:
                 if self.parent_run_id is not None and is_known_away(shown):
                     raise UnreachableError(f"The tracking server '{shown}' is away.")
-                with self._client() as (client, uri, secrets):
+                with self._client() as (client, uri, _):
                     experiment_id = find_experiment(client, experiment_name, uri)
                     # Nobody else would end a run whose making was cut off before it is known here.
                     with stopping_later():
                         with own_randomness():
-                            created = client.create_run(
-                                experiment_id, now, plain_tags(tags, secrets), run_name=run_name
-                            )
+                            created, unsure = make_run(client, experiment_id, opening, uri)
                         address = RunAddress(shown, created.info.run_id, experiment_id)
                         where = created.info.artifact_uri
                         run = stack.enter_context(
-                            self._running(address, uri, secrets, client, where)
+                            self._running(
+                                address, uri, secrets, client, where, local_id if unsure else None
+                            )
                         )
-            except UnreachableError:
-                if self.parent_run_id is None:
+            except UnreachableError as error:
+                if self.parent_run_id is None and not isinstance(error, OutageError):
                     raise
-                # Whoever opened the run above is at work: this one is made later.
+                # Its server was there a moment ago, or when the run above was opened: this one is
+                # made later.
                 if not is_known_away(shown):
                     remember_away(shown)
                 uri = tracking_uri(self.uri)
-                secrets = find_secrets({"uri": uri})
-                name = run_name or f"run {local_id[:8]}"
-                opening = Opening(experiment_name, name, plain_tags(tags, secrets), now)
+                opening = replace(opening, run_name=run_name or f"run {local_id[:8]}")
                 address = RunAddress(shown, local_id, "", opening=opening)
-                run = stack.enter_context(self._running(address, uri, secrets))
+                run = stack.enter_context(self._running(address, uri, secrets, local_id=local_id))
             yield run
 
     @contextlib.contextmanager
@@ -288,8 +296,12 @@ class MLflowTracker(Tracker):
         secrets: set[str],
         client: MlflowClient | None = None,
         artifact_uri: str | None = None,
+        local_id: str | None = None,
     ) -> Iterator[Run]:
-        """Give an open run to a block, and set the end state on the way out."""
+        """Give an open run to a block, and set the end state on the way out.
+
+        With a local id other runs that bear it, made by attempts to make this one, are removed.
+        """
         root = UNSENT_RUNS.absolute()
         run = MLflowRun(
             Outbox(Sender(uri, address, client, artifact_uri), address, root),
@@ -300,6 +312,7 @@ class MLflowTracker(Tracker):
             log_plots=self.log_plots,
             log_models=self.log_models,
             session=address.session,
+            local_id=local_id,
         )
         with (
             captured_log(secrets) as console,
