@@ -20,7 +20,7 @@ import pytest
 from ml_project_template.data import Preprocessor, RawTable, onboard
 from ml_project_template.data.prepare import Prepared, fit_parts, prepare
 from ml_project_template.errors import ConfigError, DataError
-from ml_project_template.utils import io
+from ml_project_template.utils import directories, io
 
 FILES = [
     "prepared.json",
@@ -401,7 +401,11 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_kept(
     ]
     for name in names:
         (parent / name).mkdir(parents=True)
-    _prepare(iris, tmp_path / "out")
+    # One in another container: its number says nothing here.
+    names.append(f".0123456789ab.{dead.pid}-cd34.staging")
+    (parent / names[-1]).mkdir()
+    with directories.held(parent / names[-1]):
+        _prepare(iris, tmp_path / "out")
     assert sorted(item.name for item in parent.iterdir() if item.name.startswith(".")) == sorted(
         names[1:]
     )

@@ -120,6 +120,19 @@ def test_a_local_file_is_copied_unchanged_and_again_when_it_changes(tmp_path: Pa
     assert _record(path)["source"] == str(source)
 
 
+def test_a_record_that_is_older_than_its_table_is_written_again(tmp_path: Path) -> None:
+    source, path = tmp_path / "mine.csv", tmp_path / "raw" / "mine.csv"
+    source.write_text("a,t\n1,x\n")
+    onboard(source=str(source), path=str(path))
+    # As by a process that was killed between the two files.
+    for place in (source, path):
+        place.write_text("a,t\n2,y\n")
+    assert not onboard(source=str(source), path=str(path)).changed
+    assert _record(path)["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    source.write_text("a,t\n3,x\n")
+    assert onboard(source=str(source), path=str(path)).changed
+
+
 def test_a_file_without_a_record_is_accepted_where_it_is_the_same(tmp_path: Path) -> None:
     source, path = tmp_path / "mine.csv", tmp_path / "copy.csv"
     source.write_text("a,t\n1,x\n")

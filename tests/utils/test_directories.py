@@ -148,7 +148,7 @@ def test_a_writer_whose_number_looks_dead_is_left_alone_while_it_holds_its_lock(
     dead.wait()
     staging = tmp_path / f".place.staging-{dead.pid}-abc"
     staging.mkdir()
-    with directories._held(staging):
+    with directories.held(staging):
         fill(tmp_path / "place", "new")
         assert staging.exists()
     fill(tmp_path / "place", "newer")

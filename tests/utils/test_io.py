@@ -7,6 +7,8 @@ import math
 import os
 import posixpath
 import re
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -17,7 +19,7 @@ from typing import Any
 import pytest
 
 from ml_project_template.errors import ConfigError, DataError
-from ml_project_template.utils import io
+from ml_project_template.utils import directories, io
 from ml_project_template.utils._s3 import BoundedS3FileSystem
 from tests.object_store import ObjectStore, start_object_store
 
@@ -156,6 +158,29 @@ def test_a_file_that_comes_in_pieces_is_read_whole(remote: str) -> None:
     assert io.read_bytes(path, max_bytes=len(content)) == content
     with pytest.raises(DataError, match="larger than"):
         io.read_bytes(path, max_bytes=len(content) - 1)
+
+
+def test_what_a_writer_that_died_has_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    ending = "0123456789ab.tmp"
+    left = [
+        f".a.{dead.pid}-{ending}",
+        # Of one that lives, of other files, and of others.
+        f".a.{os.getpid()}-{ending}",
+        f".a.b.{dead.pid}-{ending}",
+        f".b.{dead.pid}-{ending}",
+        ".a.mine.tmp",
+    ]
+    for name in left:
+        (tmp_path / name).write_bytes(b"half")
+    # One in another container: its number says nothing here.
+    held = tmp_path / f".a.{dead.pid}-ba9876543210.tmp"
+    held.write_bytes(b"half")
+    with directories.held(held):
+        io.write_bytes(str(tmp_path / "a"), b"whole")
+    there = sorted(path.name for path in tmp_path.iterdir())
+    assert there == sorted([*left[1:], held.name, "a"])
 
 
 def test_a_failed_write_leaves_the_old_content_and_nothing_else(root: str) -> None:

@@ -45,7 +45,7 @@ from ml_project_template.data.table import PARTS, RawTable
 from ml_project_template.data.tabular import TabularDataset
 from ml_project_template.errors import ConfigError, DataError
 from ml_project_template.utils import io
-from ml_project_template.utils.directories import sync
+from ml_project_template.utils.directories import held, remove_abandoned, sync
 from ml_project_template.utils.secrets import public_url
 
 if TYPE_CHECKING:
@@ -397,13 +397,15 @@ class _Place:
         staging = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(6)}.staging")
         try:
             staging.mkdir(parents=True)
-            for name, content in contents:
-                # Each is on the disk before the directory gets its name.
-                with (staging / name).open("xb") as handle:
-                    handle.write(content)
-                    os.fsync(handle.fileno())
-            sync(staging)
-            self._publish(staging, target, digest)
+            with held(staging):
+                for name, content in contents:
+                    # Each is on the disk before the directory gets its name.
+                    with (staging / name).open("xb") as handle:
+                        handle.write(content)
+                        os.fsync(handle.fileno())
+                sync(staging)
+                self._publish(staging, target, digest)
+            sync(target.parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -467,18 +469,12 @@ def _damaged(directory: str, error: Exception) -> Prepared | None:
 
 def _sweep(parent: Path) -> None:
     """Remove what processes left behind that were killed while they wrote."""
-    if os.name != "posix" or not parent.is_dir():
+    if not parent.is_dir():
         return
     for leftover in parent.glob(".*.staging"):
         found = re.fullmatch(r"\..+\.(\d+)-[0-9a-f]+(?:-old)?\.staging", leftover.name)
-        if found is None:
-            continue
-        try:
-            os.kill(int(found[1]), 0)
-        except ProcessLookupError:
-            shutil.rmtree(leftover, ignore_errors=True)
-        except (PermissionError, OverflowError):
-            continue
+        if found is not None:
+            remove_abandoned(leftover, found[1])
 
 
 def _fingerprint(content: bytes | memoryview) -> dict[str, Any]:

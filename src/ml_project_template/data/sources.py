@@ -165,7 +165,8 @@ def _place(
     if changed:
         io.copy(table, path, storage_options)
     onboarded = _describe(path, storage_options, rows=rows, changed=changed)
-    about: dict[str, Any] = {"source": public_url(source)}
+    # All that tells another table from this one: a writer may have died between the two files.
+    about: dict[str, Any] = {"source": public_url(source), "sha256": onboarded.digest}
     if release is not None:
         about |= {"release": release, "rows": rows}
     if changed or record is None or about != {key: record.get(key) for key in about}:
@@ -173,7 +174,6 @@ def _place(
             f"{path}.json",
             {
                 **about,
-                "sha256": onboarded.digest,
                 "size": onboarded.size,
                 "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             },

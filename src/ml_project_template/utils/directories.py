@@ -21,7 +21,7 @@ from pathlib import Path
 
 from ml_project_template.utils.processes import is_running
 
-__all__ = ["replacing_directory", "restore_directory", "sync"]
+__all__ = ["held", "remove_abandoned", "replacing_directory", "restore_directory", "sync"]
 
 
 @contextlib.contextmanager
@@ -46,15 +46,15 @@ def replacing_directory(
     parent = target.parent
     parent.mkdir(parents=True, exist_ok=True)
     if check is not None:
-        with _held(parent):
+        with held(parent):
             _restore(target)
             check(target)
     new = parent / f"{_staging_prefix(target)}{os.getpid()}-{secrets.token_hex(6)}"
     new.mkdir()
     try:
-        with _held(new):
+        with held(new):
             yield new
-            with _held(parent):
+            with held(parent):
                 _restore(target)
                 if check is not None:
                     check(target)
@@ -78,7 +78,7 @@ def restore_directory(place: Path) -> bool:
         Whether a directory is at the place now.
     """
     target = place.resolve()
-    with contextlib.suppress(OSError), _held(target.parent):
+    with contextlib.suppress(OSError), held(target.parent):
         _restore(target)
     return target.is_dir()
 
@@ -96,6 +96,50 @@ def sync(path: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def held(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file or directory; the system frees it when its holder dies.
+
+    Args:
+        path: The file or directory.
+        wait: Wait for whoever holds it.
+
+    Raises:
+        BlockingIOError: If somebody holds it and `wait` is False.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise
+        except OSError:
+            # Some network file systems know no locks. What follows is then still atomic; only two
+            # writers or a sweep at the very same moment may get in each other's way.
+            if not wait:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def remove_abandoned(leftover: Path, owner: str) -> None:
+    """Remove what somebody was making under a name for the time being, if he is dead.
+
+    Args:
+        leftover: A file or a directory, whose maker holds its lock.
+        owner: The number of its maker's process, from its name; anything else is left alone.
+    """
+    if not owner.isdigit() or is_running(int(owner)):
+        return
+    # A writer in another container has a process number of its own: its lock tells.
+    with contextlib.suppress(OSError), held(leftover, wait=False):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink()
 
 
 def _put_in_place(new: Path, target: Path) -> Path | None:
@@ -165,36 +209,10 @@ def _restore(target: Path) -> None:
 
 def _sweep(target: Path) -> None:
     """Remove what writers that died left beside a directory."""
-    with _held(target.parent):
+    with held(target.parent):
         if target.exists():
             for old in _beside(target, _old_prefix(target)):
                 shutil.rmtree(old, ignore_errors=True)
         for staging in _beside(target, _staging_prefix(target)):
             owner = staging.name.removeprefix(_staging_prefix(target)).partition("-")[0]
-            if owner.isdigit() and not is_running(int(owner)):
-                # A writer in another container has a process number of its own: its lock tells.
-                with contextlib.suppress(OSError), _held(staging, wait=False):
-                    shutil.rmtree(staging, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _held(directory: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold the lock of a directory; the system frees it when its holder dies.
-
-    Raises:
-        BlockingIOError: If somebody holds it and `wait` is False.
-    """
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise
-        except OSError:
-            # Some network file systems know no locks. What follows is then still atomic; only two
-            # writers or a sweep at the very same moment may get in each other's way.
-            if not wait:
-                raise
-        yield
-    finally:
-        os.close(descriptor)
+            remove_abandoned(staging, owner)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from ml_project_template.errors import ConfigError, DataError
-from ml_project_template.utils.directories import sync
+from ml_project_template.utils.directories import held, remove_abandoned, sync
 from ml_project_template.utils.secrets import public_url
 
 __all__ = [
@@ -67,6 +67,7 @@ _READ_TIMEOUT = 10  # seconds without a byte
 _ATTEMPTS = 3
 _DOWNLOAD_TIMEOUT = 3600  # seconds for one file over HTTP
 _SETTLED = 2_000_000_000  # nanoseconds, the coarsest clock of a file system
+_STAGED = re.compile(r"(\d+)-[0-9a-f]{12}\.tmp")
 _fingerprints: dict[tuple[int, ...] | None, tuple[str, int]] = {}
 # Where the errors of a network come from; named, not imported: most commands need none of these.
 _NETWORK_MODULES = ("aiohttp", "fsspec")
@@ -306,17 +307,23 @@ def open_atomic(path: str, storage_options: Options = None) -> Iterator[IO[bytes
     if target.is_dir():
         raise IsADirectoryError(f"'{path}' is a directory, not a file.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    staged = target.with_name(f".{target.name[:100]}.{secrets.token_hex(6)}.tmp")
+    prefix = f".{target.name[:100]}."
+    staged = target.with_name(f"{prefix}{os.getpid()}-{secrets.token_hex(6)}.tmp")
     try:
-        with staged.open("xb") as handle:
+        with staged.open("xb") as handle, held(staged):
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        staged.replace(target)
+            staged.replace(target)
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
     sync(target.parent)
+    for leftover in target.parent.iterdir():
+        if leftover.name.startswith(prefix) and leftover.name.endswith(".tmp"):
+            found = _STAGED.fullmatch(leftover.name.removeprefix(prefix))
+            if found is not None:
+                remove_abandoned(leftover, found[1])
 
 
 def read_bytes(
