@@ -20,13 +20,14 @@ from __future__ import annotations
 import argparse
 import functools
 import hashlib
+import itertools
 import os
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -233,7 +234,7 @@ def read_back(server: str, experiment: str) -> dict[str, Any]:
     return {
         "runs": [_told(client, run.info.run_id) for run in client.search_runs(place)],
         "models": [
-            (model.name, str(model.status), _files(model.artifact_location, server))
+            (model.name, str(model.status), _files(client, model.model_id, model.artifact_location))
             for model in client.search_logged_models(place)
         ],
     }
@@ -258,32 +259,31 @@ def _told(client: Any, run_id: str) -> dict[str, Any]:
         "outputs": len(run.outputs.model_outputs) if run.outputs else 0,
         "files": {
             path: _digest(client.download_artifacts(run_id, path)) if path == "config.yaml" else ""
-            for path in _paths(client, run_id)
+            for path in _paths(functools.partial(client.list_artifacts, run_id))
         },
     }
 
 
-def _paths(client: Any, run_id: str, folder: str | None = None) -> list[str]:
+def _paths(list_folder: Callable[..., Any], folder: str | None = None) -> list[str]:
     paths: list[str] = []
-    for file in client.list_artifacts(run_id, folder):
-        paths += _paths(client, run_id, file.path) if file.is_dir else [file.path]
+    for file in list_folder(folder):
+        paths += _paths(list_folder, file.path) if file.is_dir else [file.path]
     return sorted(paths)
 
 
-def _files(location: str, server: str) -> list[tuple[str, str]]:
+def _files(client: Any, model_id: str, location: str) -> list[tuple[str, str]]:
     """Name the files of a model; with the digest of its weights."""
     from mlflow.artifacts import download_artifacts
 
+    paths = _paths(functools.partial(client.list_logged_model_artifacts, model_id))
+    [weights] = [path for path in paths if "/weights." in path]
     with tempfile.TemporaryDirectory() as folder:
-        download_artifacts(artifact_uri=location, dst_path=folder, tracking_uri=server)
-        return sorted(
-            (
-                file.relative_to(folder).as_posix(),
-                _digest(file) if file.name.startswith("weights.") else "",
-            )
-            for file in Path(folder).rglob("*")
-            if file.is_file()
+        local = download_artifacts(
+            artifact_uri=f"{location}/{weights}",
+            dst_path=folder,
+            tracking_uri=client.tracking_uri,
         )
+        return [(path, _digest(local) if path == weights else "") for path in paths]
 
 
 def _digest(path: str | Path) -> str:
@@ -326,28 +326,31 @@ def main(arguments: list[str] | None = None) -> int:
                 print(undisturbed.detail)
                 return 1
             requests = range(1, len(undisturbed.requests) + 1)
-            for lasting in [True, False]:
+            for fault, lasting in itertools.product(options.faults, [True, False]):
                 if options.single if lasting else options.lasting:
                     continue
-                for fault in options.faults:
-                    cases = [Case(fault, at, lasting) for at in options.at or requests]
-                    counts: Counter[str] = Counter()
-                    longest, later = 0.0, 0
-                    for outcome in attack(
-                        cases, server.uri, data, undisturbed.told, together=options.together
-                    ):
-                        counts[outcome.status] += 1
-                        longest = max(longest, outcome.seconds - undisturbed.seconds)
-                        later += outcome.sent_later
-                        if outcome.status in _WRONG:
-                            print(f"  {outcome.status}: {outcome.case}: {outcome.detail}")
-                    total += counts
-                    what = "and all that follow" if lasting else "once"
-                    print(
-                        f"{fault} {what}: {_text(counts)}; {later} operations sent later; "
-                        f"at most {longest:.0f} s longer",
-                        flush=True,
-                    )
+                cases = [Case(fault, at, lasting) for at in options.at or requests]
+                # Beside the others, so that they take as long as it takes on this machine now.
+                cases = [Case(), *cases, Case()]
+                counts: Counter[str] = Counter()
+                seconds: dict[bool, list[float]] = {False: [], True: []}
+                later = 0
+                for outcome in attack(
+                    cases, server.uri, data, undisturbed.told, together=options.together
+                ):
+                    seconds[outcome.case.fault is not None].append(outcome.seconds)
+                    counts[outcome.status] += outcome.case.fault is not None
+                    later += outcome.sent_later
+                    if outcome.status in _WRONG:
+                        print(f"  {outcome.status}: {outcome.case}: {outcome.detail}")
+                total += counts
+                what = "and all that follow" if lasting else "once"
+                longer = max(seconds[True]) - min(seconds[False])
+                print(
+                    f"{fault} {what}: {_text(counts)}; {later} operations sent later; "
+                    f"at most {longer:.0f} s longer",
+                    flush=True,
+                )
     print(f"{sum(total.values())} trainings: {_text(total)}")
     return int(any(total[status] for status in _WRONG))
 
