@@ -85,8 +85,7 @@ class BrokenProxy:
         with self._lock:
             self._fault = None
             self.requests.clear()
-        if self._listener is None:
-            self._listen()
+        self._listen()
         self.settle()
 
     def settle(self) -> None:
@@ -102,13 +101,17 @@ class BrokenProxy:
             _end(connection)
 
     def _listen(self) -> None:
-        listener = socket.create_server(("127.0.0.1", self._port), backlog=128)
-        self._port = listener.getsockname()[1]
-        self._listener = listener
+        with self._lock:
+            if self._listener is not None or self._closed.is_set():
+                return
+            listener = socket.create_server(("127.0.0.1", self._port), backlog=128)
+            self._port = listener.getsockname()[1]
+            self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def _stop_listening(self) -> None:
-        listener, self._listener = self._listener, None
+        with self._lock:
+            listener, self._listener = self._listener, None
         if listener is not None:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
