@@ -162,7 +162,7 @@ def _compare(
         for row in client.get_metric_history(run.info.run_id, name)
     ]
     files = [file.path for file in client.list_artifacts(run.info.run_id, "texts")]
-    there = {
+    there: dict[str, list[Any]] = {
         "params": [*run.data.params.items()],
         "tags": [*run.data.tags.items()],
         "metrics": metrics,

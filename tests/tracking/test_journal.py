@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pytest
 
 from ml_project_template.errors import TrackingError
@@ -116,6 +117,33 @@ def test_a_journal_of_nobody_knows_what_is_told_and_left_alone(tmp_path: Path) -
     assert waiting.problem is not None
     assert "does not say which run it is about" in waiting.problem
     assert path.is_file()
+
+
+@pytest.mark.parametrize("head", [None, "", '{"format": 1, "kept_at": 17'])
+def test_a_journal_that_was_being_made_when_its_run_was_killed_is_removed(
+    head: str | None, tmp_path: Path
+) -> None:
+    journal = Journal.create(tmp_path / "unsent" / "runs", RUN)
+    journal.append(metrics(0.5))
+    path = journal.folder / "journal.jsonl"
+    journal.close()
+    path.unlink()
+    if head is not None:
+        path.write_text(head)
+    assert list(waiting_runs("sqlite:///none.db", tmp_path / "unsent" / "runs")) == []
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_a_lock_without_a_journal_is_removed_unless_somebody_has_it(tmp_path: Path) -> None:
+    root = tmp_path / "unsent" / "runs"
+    root.mkdir(parents=True)
+    held = filelock.FileLock(f"{root / ('b' * 32)}.lock")
+    (root / f"{'a' * 32}.lock").touch()
+    with held:
+        assert [waiting.left for waiting in waiting_runs("sqlite:///none.db", root)] == [0]
+        assert [path.name[0] for path in root.iterdir()] == ["b"]
+    assert list(waiting_runs("sqlite:///none.db", root)) == []
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_one_process_at_a_time_has_a_journal(tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ class Journal:
             lock.release()
             raise
         if journal is None:
+            # Whoever began it was killed before there was anything in it, or all has been sent.
+            _remove(folder, lock)
             lock.release()
         return journal
 
@@ -125,6 +127,8 @@ class Journal:
         if not path.is_file():
             return None
         _cut_torn_line(path)
+        if path.stat().st_size == 0:
+            return None
         head, *lines = [*_lines(path)] or [{}]
         if head.get("format") != _FORMAT:
             raise TrackingError(
@@ -163,6 +167,8 @@ class Journal:
             target = self.folder / "files" / str(number) / name
             target.parent.mkdir(parents=True, exist_ok=True)
             _store(operation.data, target)
+            for folder in (target.parent, target.parent.parent, self.folder):
+                _sync_folder(folder)
         self._write(
             {
                 "number": number,
@@ -189,13 +195,7 @@ class Journal:
     def close(self) -> None:
         """Leave it to others; it is removed if nothing waits in it."""
         if not self.pending:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                os.unlink(self._lock.lock_file)  # noqa: PTH108 - the lock gives a text
-            for folder in (self.folder.parent, self.folder.parent.parent):
-                with contextlib.suppress(OSError):
-                    # As long as there are others in it, it stays.
-                    folder.rmdir()
+            _remove(self.folder, self._lock)
         self._lock.release()
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -211,8 +211,10 @@ class Journal:
 
 
 def list_journals(root: Path) -> list[Path]:
-    """Find the folders of all journals, the oldest first."""
-    folders = [path.parent for path in root.glob(f"*/{_NAME}")]
+    """Find the folders of all journals, the oldest first; also of those that were never written."""
+    entries = [*root.iterdir()] if root.is_dir() else []
+    folders = {entry.with_suffix("") for entry in entries if entry.suffix == ".lock"}
+    folders |= {entry for entry in entries if entry.is_dir()}
     return sorted(folders, key=lambda folder: (_head(folder).get("kept_at", 0.0), folder.name))
 
 
@@ -222,6 +224,17 @@ def _head(folder: Path) -> dict[str, Any]:
         return next(_lines(folder / _NAME), {})
     # Somebody has just sent it.
     return {}
+
+
+def _remove(folder: Path, lock: Any) -> None:
+    """Remove a journal, whose lock this process has, and the folders above it if they are empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.unlink(lock.lock_file)  # noqa: PTH108 - the lock gives a text
+    for above in (folder.parent, folder.parent.parent):
+        with contextlib.suppress(OSError):
+            # As long as there are others in it, it stays.
+            above.rmdir()
 
 
 def _lock(folder: Path) -> Any:
