@@ -146,7 +146,7 @@ def _compare(
     if was_kept and run.info.status != "KILLED":
         return "lost", f"the run is {run.info.status}"
     if UNSENT_RUNS.exists():
-        return "lost", "something waits still"
+        return "lost", f"something waits still: {min(UNSENT_RUNS.rglob('*'), default='nothing')}"
     told: dict[str, list[Any]] = {"params": [], "tags": [], "metrics": [], "artifact": []}
     for operation in operations:
         content = operation["content"]
