@@ -256,6 +256,8 @@ pipeline = {kind}-server
 [app:{kind}-server]
 use = egg:swift#{kind}
 replication_server = true
+# On a busy machine a listing would else be told later, by a process that is not there.
+container_update_timeout = 60
 """
 
 _PROXY = """

@@ -176,6 +176,8 @@ def _examine(
             except ProjectError as error:
                 outcome.status, outcome.detail = "lost", str(error)
                 return outcome
+        # A server that has much to do is no fault of the training.
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = "60"
         told = read_back(server, experiment)
     if status == _REFUSED:
         outcome.status, outcome.detail = "refused", Part.said()

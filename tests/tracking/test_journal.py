@@ -146,6 +146,13 @@ def test_a_lock_without_a_journal_is_removed_unless_somebody_has_it(tmp_path: Pa
     assert [*tmp_path.iterdir()] == []
 
 
+def test_a_folder_without_any_journal_is_removed(tmp_path: Path) -> None:
+    root = tmp_path / "unsent" / "runs"
+    root.mkdir(parents=True)
+    assert list_journals(root) == []
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_one_process_at_a_time_has_a_journal(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path, RUN)
     journal.append(metrics(0.5))

@@ -215,6 +215,9 @@ def list_journals(root: Path) -> list[Path]:
     entries = [*root.iterdir()] if root.is_dir() else []
     folders = {entry.with_suffix("") for entry in entries if entry.suffix == ".lock"}
     folders |= {entry for entry in entries if entry.is_dir()}
+    if not folders:
+        # Whoever made it, or emptied it, was killed.
+        _remove_empty(root)
     return sorted(folders, key=lambda folder: (_head(folder).get("kept_at", 0.0), folder.name))
 
 
@@ -231,10 +234,15 @@ def _remove(folder: Path, lock: Any) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
         os.unlink(lock.lock_file)  # noqa: PTH108 - the lock gives a text
-    for above in (folder.parent, folder.parent.parent):
+    _remove_empty(folder.parent)
+
+
+def _remove_empty(root: Path) -> None:
+    """Remove the folder of all journals, and the one above it, if nothing is in them."""
+    for folder in (root, root.parent):
         with contextlib.suppress(OSError):
             # As long as there are others in it, it stays.
-            above.rmdir()
+            folder.rmdir()
 
 
 def _lock(folder: Path) -> Any:
