@@ -162,3 +162,27 @@ def test_a_refusal_stays_under_2_kilobytes_in_any_script(mark: str) -> None:
     detail = json.loads(answer.body)["detail"]
     assert detail.startswith("Row 1: ")
     assert detail.endswith("...")
+
+
+def test_large_bodies_that_wait_are_bounded_together_and_small_ones_are_let_in() -> None:
+    limits = BodyLimits(max_bytes=200_000, timeout=5, max_held=250_000)
+    large, small = b"x" * 100_000, b"x" * 60_000
+    assert _read(large, limits=limits) == large
+    assert _read(small, small, limits=limits) == small * 2
+    # Both are held until they are answered.
+    for chunks in ((large,), (small, small)):
+        with pytest.raises(RefusalError, match="busy") as caught:
+            _read(*chunks, limits=limits)
+        assert (caught.value.status, caught.value.retry_after) == (429, 1)
+    assert _read(small, limits=limits) == small
+    limits.release(len(small))
+    limits.release(len(large))
+    assert _read(large, limits=limits) == large
+
+
+@pytest.mark.parametrize("end", [None, b"x" * 200_000])
+def test_a_large_body_that_does_not_come_whole_is_not_held(end: bytes | None) -> None:
+    limits = BodyLimits(max_bytes=200_000, timeout=5, max_held=200_000)
+    with pytest.raises((RefusalError, ClientGoneError)):
+        _read(b"x" * 150_000, end, limits=limits)
+    assert len(_read(b"x" * 200_000, limits=limits)) == 200_000

@@ -27,14 +27,14 @@ def test_the_defaults_and_common_settings_are_taken() -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, True, "5", None, math.nan, math.inf, 1.5, 1e6, [1]])
-@pytest.mark.parametrize("name", ["max_body_bytes", "max_rows", "max_queue"])
+@pytest.mark.parametrize("name", ["max_body_bytes", "max_rows", "max_queue", "max_held_bytes"])
 def test_a_count_is_a_whole_number_above_zero(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^server.{name}: must be a whole number above 0, got"):
         ServerSettings(**{name: value})
 
 
 @pytest.mark.parametrize("value", [0, -0.5, False, "5", math.nan, math.inf, -math.inf, [1]])
-@pytest.mark.parametrize("name", ["body_timeout", "client_timeout", "watch_seconds"])
+@pytest.mark.parametrize("name", ["max_wait", "body_timeout", "client_timeout", "watch_seconds"])
 def test_a_time_is_a_number_above_zero(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"^server.{name}: must be a number greater than 0, got"):
         ServerSettings(**{name: value})

@@ -23,7 +23,9 @@ from starlette.routing import Route
 from ml_project_template.inference import Inference
 from ml_project_template.serving import mlflow_scoring, openinference, predictions, tables, web
 from ml_project_template.serving.access_log import AccessLog, request_ids
+from ml_project_template.serving.admission import Admission
 from ml_project_template.serving.http import (
+    PIPELINE,
     Answer,
     BodyLimits,
     ClientGoneError,
@@ -97,6 +99,7 @@ class _Hot:
 
     endpoint: Endpoint
     label: str
+    has_turns: bool
 
 
 class ModelServer(FastAPI):
@@ -129,7 +132,10 @@ class ModelServer(FastAPI):
         self.settings = settings
         self.metrics = metrics
         self.draining = False
-        self._limits = BodyLimits(settings.max_body_bytes, settings.body_timeout)
+        self._limits = BodyLimits(
+            settings.max_body_bytes, settings.body_timeout, settings.max_held_bytes
+        )
+        self._admission = Admission(settings.max_queue, settings.max_wait)
         self._token = None if settings.token is None else f"Bearer {settings.token}".encode()
         self._access = AccessLog() if settings.access_log else None
         self._new_id = request_ids()
@@ -140,7 +146,7 @@ class ModelServer(FastAPI):
             *tables.routes(models),
         ]
         self._hot = {
-            (route.method, route.path): _Hot(route.endpoint, route.label)
+            (route.method, route.path): _Hot(route.endpoint, route.label, route.method == "POST")
             for route in hot
             if "{" not in route.path
         }
@@ -148,7 +154,11 @@ class ModelServer(FastAPI):
         for route in hot:
             # So that FastAPI knows them too: for 405, for a root path, for telemetry.
             self.router.routes.append(
-                Route(route.path, self._as_asgi(route.endpoint), methods=[route.method])
+                Route(
+                    route.path,
+                    self._as_asgi(route),
+                    methods=[route.method],
+                )
             )
         self._add_routes()
 
@@ -172,14 +182,26 @@ class ModelServer(FastAPI):
         if self._token is not None and path not in _OPEN and not self._is_allowed(authorization):
             answer = problem(RefusalError(401, "A bearer token is needed."), _key(path))
         elif hot is None or self.settings.telemetry or scope.get("root_path"):
-            await self._ordinary(scope, receive, send, started, request_id)
-            return
+            try:
+                if hot is None and path not in _OPEN:
+                    # The document of the API or the metrics cost as much as many predictions.
+                    self._admission.check()
+                    await self._admission.turn()
+            except RefusalError as refusal:
+                answer = problem(refusal, _key(path))
+            else:
+                await self._ordinary(scope, receive, send, started, request_id)
+                return
         else:
             try:
-                answer, size = await self._answer(hot.endpoint, scope, receive, request_id)
+                answer, size = await self._answer(
+                    hot.endpoint, scope, receive, request_id, has_turns=hot.has_turns
+                )
             except ClientGoneError:
                 return
-        await self._send(send, answer, request_id)
+        await self._send(
+            send, answer, request_id, is_last=self.draining and not scope.get(PIPELINE)
+        )
         seconds = perf_counter() - started
         self.metrics.request("other" if hot is None else hot.label, answer.status, seconds)
         if self._access is not None:
@@ -192,13 +214,19 @@ class ModelServer(FastAPI):
         receive: Receive,
         request_id: str,
         path_params: Mapping[str, str] = MappingProxyType({}),
+        *,
+        has_turns: bool,
     ) -> tuple[Answer, int]:
         """Read a request and have it answered, whatever happens; also returns its body's size."""
         headers = scope["headers"]
         size = 0
         try:
+            if has_turns:
+                self._admission.check()
             body = await read_body(receive, headers, self._limits)
             size = len(body)
+            if has_turns:
+                await self._admission.turn()
             return await endpoint(Request(body, headers, path_params)), size
         except RefusalError as refusal:
             return problem(refusal, _key(scope["path"])), size
@@ -208,8 +236,11 @@ class ModelServer(FastAPI):
             _log.exception("Request %s to %s failed", request_id, scope["path"])
             failure = RefusalError(500, "The server failed; its log says why.")
             return problem(failure, _key(scope["path"])), size
+        finally:
+            self._limits.release(size)
 
-    async def _send(self, send: Send, answer: Answer, request_id: str) -> None:
+    async def _send(self, send: Send, answer: Answer, request_id: str, *, is_last: bool) -> None:
+        """Send an answer; after the last one of a connection the client shall close it."""
         body = answer.body
         headers = [
             (b"content-type", answer.content_type),
@@ -218,8 +249,7 @@ class ModelServer(FastAPI):
         ]
         if answer.headers is not None:
             headers += answer.headers
-        if self.draining or answer.status in {408, 413}:
-            # What is left of a body that was not read would pass for the next request.
+        if is_last or answer.status == 408:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
@@ -235,7 +265,7 @@ class ModelServer(FastAPI):
             if message["type"] == "http.response.start":
                 status = message["status"]
                 added = [(b"x-request-id", request_id.encode())]
-                if self.draining:
+                if self.draining and not scope.get(PIPELINE):
                     added.append((b"connection", b"close"))
                 message = {**message, "headers": [*message.get("headers", []), *added]}
             await send(message)
@@ -252,14 +282,19 @@ class ModelServer(FastAPI):
             if self._access is not None:
                 self._access.add(request_id, scope["method"], scope["path"], status, seconds, 0)
 
-    def _as_asgi(self, endpoint: Endpoint) -> Any:
+    def _as_asgi(self, route: HotRoute) -> Any:
         """Make an endpoint of the hot path one of Starlette's."""
 
         async def answer(request: StarletteRequest) -> Response:
             scope = request.scope
             try:
                 found, _ = await self._answer(
-                    endpoint, scope, request.receive, scope[_REQUEST_ID], request.path_params
+                    route.endpoint,
+                    scope,
+                    request.receive,
+                    scope[_REQUEST_ID],
+                    request.path_params,
+                    has_turns=route.method == "POST",
                 )
             except ClientGoneError:
                 # Nobody reads it.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
+import os
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +25,13 @@ __all__ = ["Batcher"]
 _log = logging.getLogger(__name__)
 
 _Waiting = tuple["NDArray[np.float64]", "asyncio.Future[NDArray[np.float64]]"]
+
+
+@functools.cache
+def _threads() -> ThreadPoolExecutor:
+    """Make the threads of all models: more than cores would only take them from the event loop."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return ThreadPoolExecutor(cores, thread_name_prefix="model")
 
 
 class Batcher:
@@ -84,7 +95,8 @@ class Batcher:
     async def _in_thread(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         self._in_threads += 1
         try:
-            answers = await asyncio.to_thread(self._compute, rows)
+            loop = asyncio.get_running_loop()
+            answers = await loop.run_in_executor(_threads(), self._compute, rows)
         finally:
             self._in_threads -= 1
         self._note(rows, answers)

@@ -16,6 +16,7 @@ import msgspec
 
 __all__ = [
     "JSON",
+    "PIPELINE",
     "Answer",
     "BodyLimits",
     "ClientGoneError",
@@ -29,7 +30,11 @@ __all__ = [
 
 JSON = b"application/json"
 
+PIPELINE = "ml_project_template.pipeline"
+"""The key in the scope of a request to those that have come after it by the same connection."""
+
 _LONGEST_PROBLEM = 1_900  # bytes
+_SMALL_BODY = 65_536  # bytes
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -158,18 +163,56 @@ def problem(refusal: RefusalError, key: str = "detail") -> Answer:
 
 
 class BodyLimits:
-    """How large a body may be, and how long it may take to come.
+    """How large a body may be, how long it may take to come, and how large all may be together.
 
     Args:
         max_bytes: The largest body.
         timeout: Seconds from the first to the last byte of a body.
+        max_held: Bytes of all the bodies that have come, in part or whole, and are not answered
+            yet. Small ones are not counted: whoever holds back the end of a few large ones keeps
+            nobody from being answered but others with large ones.
     """
 
-    __slots__ = ("max_bytes", "timeout")
+    __slots__ = ("_held", "max_bytes", "max_held", "timeout")
 
-    def __init__(self, max_bytes: int, timeout: float) -> None:
+    def __init__(self, max_bytes: int, timeout: float, max_held: int = 2**40) -> None:
         self.max_bytes = max_bytes
         self.timeout = timeout
+        self.max_held = max_held
+        self._held = 0
+
+    def check(self, size: int) -> None:
+        """Refuse a body that is too large.
+
+        Raises:
+            RefusalError: 413.
+        """
+        if size > self.max_bytes:
+            raise RefusalError(413, f"The body is larger than {self.max_bytes} bytes.")
+
+    def hold(self, size: int, before: int = 0) -> None:
+        """Count a body that has grown.
+
+        Args:
+            size: Its bytes.
+            before: What was counted of it already.
+
+        Raises:
+            RefusalError: 413 if it is too large, 429 if all are too large together.
+        """
+        self.check(size)
+        if size > _SMALL_BODY:
+            more = size - before if before > _SMALL_BODY else size
+            if self._held + more > self.max_held:
+                raise RefusalError(
+                    429, "The server is busy: too many large bodies wait.", retry_after=1
+                )
+            self._held += more
+
+    def release(self, size: int) -> None:
+        """Stop counting a body of so many bytes, which was counted or was too small for it."""
+        if size > _SMALL_BODY:
+            self._held -= size
 
 
 async def read_body(
@@ -180,19 +223,18 @@ async def read_body(
     Args:
         receive: ASGI's own.
         headers: The headers of the request.
-        limits: What is read at most.
+        limits: What is read at most. They hold the body until it is released.
 
     Raises:
         RefusalError: 413 if the body is too large, 408 if it takes too long, 400 if its length is
-            given as no number.
+            given as no number, 429 if too many large ones are there.
         ClientGoneError: The client has gone.
     """
     for name, value in headers:
         if name == b"content-length":
             if not value.isdigit():
                 raise RefusalError(400, "The header content-length must be a whole number.")
-            if len(value) > 18 or int(value) > limits.max_bytes:
-                raise _too_large(limits)
+            limits.check(int(value) if len(value) <= 18 else 10**18)
     loop = asyncio.get_running_loop()
     # Cheaper than `asyncio.timeout`, on the way of every request.
     task = asyncio.current_task()
@@ -205,25 +247,28 @@ async def read_body(
         task.cancel()
 
     timer = loop.call_later(limits.timeout, expire)
+    size = 0
+    is_whole = False
     try:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
         body: bytes = message.get("body", b"")
+        limits.hold(len(body))
+        size = len(body)
         if not message.get("more_body", False):
-            if len(body) > limits.max_bytes:
-                raise _too_large(limits)
+            is_whole = True
             return body
-        chunks, size = [body], len(body)
+        chunks = [body]
         while message.get("more_body", False):
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientGoneError
             chunk = message.get("body", b"")
+            limits.hold(size + len(chunk), before=size)
             size += len(chunk)
-            if size > limits.max_bytes:
-                raise _too_large(limits)
             chunks.append(chunk)
+        is_whole = True
         return b"".join(chunks)
     except asyncio.CancelledError:
         # Somebody else may have cancelled it as well.
@@ -234,7 +279,5 @@ async def read_body(
         ) from None
     finally:
         timer.cancel()
-
-
-def _too_large(limits: BodyLimits) -> RefusalError:
-    return RefusalError(413, f"The body is larger than {limits.max_bytes} bytes.")
+        if not is_whole:
+            limits.release(size)

@@ -27,6 +27,7 @@ import uvicorn
 
 from ml_project_template.errors import ProjectError
 from ml_project_template.serving.metrics import ServerMetrics
+from ml_project_template.serving.protocol import BoundedProtocol
 from ml_project_template.serving.slow_clients import SlowClients
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ _READY = b"r"
 _SO_ATTACH_FILTER = 26
 _LAST_ACCEPT_SECONDS = 0.05
 _FIRST_REQUEST_SECONDS = 1.0
+_ACCEPTS_AT_ONCE = 32
 _TICKS_A_LOOK = 5  # at clients that stand still; ten ticks are a second
 
 
@@ -69,6 +71,8 @@ def serve(
     Raises:
         ProjectError: With one worker: a model can't be loaded.
     """
+    # Workers share this, and so do copies: an accept that finds nobody must not wait.
+    listener.setblocking(False)
     if workers == 1:
         app = make_app(ServerMetrics())
         if on_ready is not None:
@@ -87,7 +91,7 @@ class _Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http="httptools",
+                http=BoundedProtocol,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -109,7 +113,9 @@ class _Server(uvicorn.Server):
         self._slow = SlowClients(app.settings.client_timeout)
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        super().run(sockets=sockets or [self._listener])
+        # Of a socket libuv accepts one connection in each pass of the event loop: under load,
+        # whoever asks for the health would stand behind a thousand who have come before.
+        super().run(sockets=sockets or [self._listener.dup() for _ in range(_ACCEPTS_AT_ONCE)])
         self._app.close()
 
     @contextlib.contextmanager
@@ -158,6 +164,7 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.draining = True
         await self._let_in_the_last()
+        self._listener.close()
         await super().shutdown(sockets)
         for task in self._tasks:
             task.cancel()

@@ -18,6 +18,9 @@ class ServerSettings:
         max_body_bytes: The largest body of a request; larger ones get 413.
         max_rows: The most rows of a request; more get 422.
         max_queue: The most requests that wait for a model; more get 429.
+        max_wait: Seconds that a request may have to wait for its turn, as far as the server can
+            tell; it gets 429 otherwise, before its body is read.
+        max_held_bytes: The most bytes of large bodies that are there at a time; more get 429.
         body_timeout: Seconds that a body may take to come; a slower one gets 408.
         client_timeout: Seconds that the head of a request may take, and that a client may leave an
             answer unread; then its connection is ended.
@@ -35,6 +38,8 @@ class ServerSettings:
     max_body_bytes: int = 16 * 2**20
     max_rows: int = 100_000
     max_queue: int = 1_024
+    max_wait: float = 2.0
+    max_held_bytes: int = 256 * 2**20
     body_timeout: float = 30.0
     client_timeout: float = 15.0
     drain_seconds: float = 3.0
@@ -44,11 +49,11 @@ class ServerSettings:
     telemetry: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "max_rows", "max_queue"):
+        for name in ("max_body_bytes", "max_rows", "max_queue", "max_held_bytes"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
                 raise ConfigError(f"server.{name}: must be a whole number above 0, got {value!r}")
-        for name in ("body_timeout", "client_timeout", "watch_seconds"):
+        for name in ("max_wait", "body_timeout", "client_timeout", "watch_seconds"):
             value = getattr(self, name)
             if name == "watch_seconds" and value is None:
                 continue

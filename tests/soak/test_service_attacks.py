@@ -1,0 +1,44 @@
+"""Short versions of what ``make soak`` does to a server at length."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.servers import ServerProcess
+from tests.soak import hoarders, overload
+
+Start = Callable[..., ServerProcess]
+
+
+def test_an_overload_is_refused_and_the_slow_are_ended(
+    iris_model: Path, start_server: Start
+) -> None:
+    server = start_server(
+        f"model.path={iris_model}",
+        "server.access_log=false",
+        "server.body_timeout=1",
+        "server.client_timeout=1",
+        "server.max_wait=0.05",
+    )
+    options = argparse.Namespace(rows=2_000, seconds=2.0, times=10.0, clients=150, slow=30)
+    seen = overload.attack(server, options, measured=0.5, apart=False)
+    # How fast it is can't be told among the other tests.
+    assert seen.wrong == []
+    assert set(seen.statuses) == {200, 429}
+    assert len(seen.slow) == 30
+    assert seen.health
+    assert seen.growth < 300 * 1024**2
+
+
+def test_a_server_remembers_no_more_than_it_has_to(iris_model: Path, start_server: Start) -> None:
+    server = start_server(
+        f"model.path={iris_model}",
+        "server.access_log=false",
+        "server.body_timeout=1",
+        "server.client_timeout=1",
+    )
+    seen = hoarders.attack(server, 16, 8 * 2**20)
+    assert seen.wrong == []
+    assert seen.ended == dict.fromkeys(hoarders.KINDS, 2)
