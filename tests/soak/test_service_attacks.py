@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.servers import ServerProcess
-from tests.soak import hoarders, overload
+from tests.soak import described_requests, hoarders, overload
 
 Start = Callable[..., ServerProcess]
 
@@ -42,3 +42,14 @@ def test_a_server_remembers_no_more_than_it_has_to(iris_model: Path, start_serve
     seen = hoarders.attack(server, 16, 8 * 2**20)
     assert seen.wrong == []
     assert seen.ended == dict.fromkeys(hoarders.KINDS, 2)
+
+
+def test_what_the_document_describes_is_answered_as_it_says(
+    iris_model: Path, start_server: Start
+) -> None:
+    server = start_server(
+        f"models.iris.path={iris_model}", "server.access_log=false", SERVER_TOKEN="t0ken"
+    )
+    sent, wrong = described_requests.attack(server, 3, token="t0ken", phases="fuzzing")
+    assert wrong == ""
+    assert sent > 10

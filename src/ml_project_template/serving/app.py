@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Response
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.requests import Request as StarletteRequest
 from starlette.routing import Route
 
@@ -39,7 +39,7 @@ from ml_project_template.serving.http import (
     read_body,
 )
 from ml_project_template.serving.metrics import CONTENT_TYPE, ServerMetrics
-from ml_project_template.serving.routes import HotRoute
+from ml_project_template.serving.routes import HotRoute, refusals
 from ml_project_template.serving.served import ModelSource, ServedModels
 from ml_project_template.serving.settings import ServerSettings
 
@@ -332,7 +332,7 @@ class ModelServer(FastAPI):
             """Describe the default model, and name all of them."""
             return self._info(self.models.default)
 
-        @self.get("/models/{name}/info")
+        @self.get("/models/{name}/info", responses=refusals(404))
         async def model_info(name: str) -> Response:
             """Describe a model by the name it is served by."""
             if name not in self.models.names:
@@ -340,7 +340,7 @@ class ModelServer(FastAPI):
                 return JSONResponse({"detail": f"No such model. Available: {names}."}, 404)
             return JSONResponse(self._info(name))
 
-        @self.get("/metrics")
+        @self.get("/metrics", response_class=PlainTextResponse)
         async def metrics() -> Response:
             """Give the numbers of the server in Prometheus' text format."""
             return Response(self.metrics.page(), media_type=CONTENT_TYPE.decode())
@@ -358,14 +358,24 @@ class ModelServer(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Make the OpenAPI document, with the hot paths and the schemas of the models."""
         schema: dict[str, Any] = super().openapi()
+        paths = schema.setdefault("paths", {})
         for route in self._operations:
-            paths = schema.setdefault("paths", {})
             assert route.operation is not None
             paths.setdefault(route.path, {})[route.method.lower()] = route.operation()
         if self._token is not None:
             schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
             schemes["bearer"] = {"type": "http", "scheme": "bearer"}
             schema["security"] = [{"bearer": []}]
+        for path, operations in paths.items():
+            for operation in operations.values():
+                if path in _OPEN:
+                    operation["security"] = []
+                else:
+                    more = (429,) if self._token is None else (401, 429)
+                    operation["responses"] = {
+                        **refusals(*more, key=_key(path)),
+                        **operation["responses"],
+                    }
         # Another version of a model may have come, with other features.
         self.openapi_schema = None
         return schema

@@ -35,11 +35,12 @@ def json_answer(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
 
 
-def refusals(*statuses: int) -> dict[str, Any]:
-    """Describe the answers to requests that are refused."""
+def refusals(*statuses: int, key: str = "detail") -> dict[str | int, Any]:
+    """Describe the answers to requests that are refused; `key` is what holds the message."""
     texts = {
         400: "The body can't be read",
         401: "A bearer token is needed",
+        404: "There is nothing of that name",
         406: "No such form of an answer",
         408: "The body took too long",
         413: "The body is too large",
@@ -47,9 +48,9 @@ def refusals(*statuses: int) -> dict[str, Any]:
         422: "A row can't be predicted; the detail names the row and the feature",
         429: "Too many requests wait",
     }
-    detail = {
+    message = {
         "type": "object",
-        "required": ["detail"],
-        "properties": {"detail": {"type": "string"}},
+        "required": [key],
+        "properties": {key: {"type": "string"}},
     }
-    return {str(status): json_answer(texts[status], detail) for status in statuses}
+    return {str(status): json_answer(texts[status], message) for status in statuses}
