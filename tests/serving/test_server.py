@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import threading
@@ -14,31 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx2
-import pytest
 
 from ml_project_template.serving import ModelServer, ModelSource, ServerSettings, create_app
 from ml_project_template.serving.metrics import ServerMetrics
 from ml_project_template.serving.server import serve
-from tests.servers import BODY, Load, ServerProcess, train_model, wait_until
+from tests.servers import BODY, Load, ServerProcess, wait_until
 
 Start = Callable[..., ServerProcess]
-
-
-def test_the_end_under_load_drops_no_request(iris_model: Path, start_server: Start) -> None:
-    server = start_server(f"model.path={iris_model}", "server.drain_seconds=5")
-    load = Load(server.address, clients=8)
-    try:
-        wait_until(lambda: load.answers[200] > 100)
-        server.tell(signal.SIGTERM)
-        time.sleep(0.4)
-        # Not ready, and still there for those who have not heard of it.
-        assert httpx2.get(f"{server.address}/ready").status_code == 503
-        assert httpx2.post(f"{server.address}/predict", json=BODY).status_code == 200
-        assert server.process.wait(25) == 0
-    finally:
-        load.end()
-    assert load.dropped == []
-    assert set(load.answers) == {200}
 
 
 def test_it_serves_in_the_process_that_calls_it(iris_model: Path) -> None:
@@ -84,66 +65,6 @@ def test_ctrl_c_ends_the_server_quietly(iris_model: Path, start_server: Start) -
         assert time.monotonic() - started < 10
     assert "Traceback" not in server.output
     assert "rror" not in server.output
-
-
-def test_a_new_version_is_loaded_without_a_dropped_request(
-    iris_model: Path, tmp_path: Path, start_server: Start
-) -> None:
-    place = tmp_path / "model"
-    shutil.copytree(iris_model, place)
-    server = start_server(f"model.path={place}")
-    before = httpx2.get(f"{server.address}/info").json()["version"]
-    load = Load(server.address, clients=4)
-    try:
-        wait_until(lambda: load.answers[200] > 20)
-        train_model(place, max_iter=5)
-        server.tell(signal.SIGHUP)
-        wait_until(
-            lambda: httpx2.get(f"{server.address}/info").json()["version"] != before, seconds=30
-        )
-        seen = load.answers[200]
-        wait_until(lambda: load.answers[200] > seen + 20)
-    finally:
-        load.end()
-    assert load.dropped == []
-    assert set(load.answers) == {200}
-    assert load.refused == 0
-
-
-@pytest.mark.parametrize("damage", ["weights", "gone", "another"])
-def test_a_broken_new_version_leaves_the_old_one_serving(
-    damage: str, iris_model: Path, wine_model: Path, tmp_path: Path, start_server: Start
-) -> None:
-    place = tmp_path / "model"
-    shutil.copytree(iris_model, place)
-    server = start_server(f"model.path={place}", "server.watch_seconds=0.2")
-    before = httpx2.get(f"{server.address}/info").json()["version"]
-    if damage == "another":
-        # Whole and sound, but of other features: its users are told by the version and /info.
-        shutil.rmtree(place)
-        shutil.copytree(wine_model, place)
-        wait_until(lambda: httpx2.get(f"{server.address}/info").json()["version"] != before)
-        assert httpx2.post(f"{server.address}/predict", json=BODY).status_code == 422
-        return
-    if damage == "weights":
-        for name in ("weights.skops", "inference.safetensors"):
-            content = bytearray((place / name).read_bytes())
-            content[len(content) // 2] ^= 255
-            (place / name).write_bytes(content)
-        (place / "manifest.json").touch()
-    else:
-        shutil.rmtree(place)
-    wait_until(lambda: httpx2.get(f"{server.address}/info").json()["reload_problem"] is not None)
-    answer = httpx2.post(f"{server.address}/predict", json=BODY)
-    assert answer.json()["predictions"] == ["setosa"]
-    assert httpx2.get(f"{server.address}/ready").status_code == 200
-    assert httpx2.get(f"{server.address}/info").json()["version"] == before
-    assert 'model_reload_failed{model="model"} 1.0' in httpx2.get(f"{server.address}/metrics").text
-    assert "stays at version" in server.output
-    # The place is mended: it is served, and the complaint is gone.
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(iris_model, place)
-    wait_until(lambda: httpx2.get(f"{server.address}/info").json()["reload_problem"] is None)
 
 
 def test_too_many_requests_are_refused_and_health_goes_on(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.servers import ServerProcess
-from tests.soak import described_requests, hoarders, overload
+import pytest
+
+from tests.servers import ServerProcess, train_model
+from tests.soak import described_requests, hoarders, overload, reloads, serve_ends
 
 Start = Callable[..., ServerProcess]
 
@@ -53,3 +56,33 @@ def test_what_the_document_describes_is_answered_as_it_says(
     sent, wrong = described_requests.attack(server, 3, token="t0ken", phases="fuzzing")
     assert wrong == ""
     assert sent > 10
+
+
+@pytest.mark.parametrize("by_signal", [True, False])
+def test_new_versions_are_served_and_broken_ones_are_not(
+    by_signal: bool, iris_model: Path, wine_model: Path, tmp_path: Path, start_server: Start
+) -> None:
+    place, second = tmp_path / "model", train_model(tmp_path / "second", max_iter=5)
+    shutil.copytree(iris_model, place)
+    watch = "null" if by_signal else "0.1"
+    server = start_server(f"model.path={place}", f"server.watch_seconds={watch}")
+    # By one of the two ways each break once.
+    versions = 4 if by_signal else 12
+    clients, wrong = reloads.attack(
+        server, place, [iris_model, second], [wine_model], versions=versions, by_signal=by_signal
+    )
+    assert wrong == []
+    assert clients.answers[iris_model.name] > 0
+    assert clients.answers["second"] > 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_end_under_load_drops_no_request(
+    workers: int, iris_model: Path, start_server: Start
+) -> None:
+    server = start_server(
+        f"model.path={iris_model}", "server.drain_seconds=1", f"server.workers={workers}"
+    )
+    seen = serve_ends.end_under_load(server, clients=6)
+    assert seen.wrong == []
+    assert seen.answered > 0

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ml_project_template import artifacts
-from ml_project_template.errors import ConfigError, DataError, ProjectError
+from ml_project_template.errors import ArtifactError, ConfigError, DataError, ProjectError
 from ml_project_template.inference import Backend, Inference
 from ml_project_template.serving.batching import Batcher
 from ml_project_template.serving.contract import Contract
@@ -24,11 +24,15 @@ from ml_project_template.serving.metrics import ModelMetrics, ServerMetrics
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from ml_project_template.data.signature import Signature
+
 __all__ = ["ModelSource", "ServedModel", "ServedModels", "load_model"]
 
 _log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What is sent for both is the same: a column of integers may have other numbers tomorrow.
+_KINDS = {"int": "number", "float": "number"}
 _SECONDS_AT_ONCE = 0.002
 _MEASURED_ROWS = 256
 _LEAST_AT_ONCE, _MOST_AT_ONCE = 16, 8_192
@@ -221,7 +225,7 @@ class ServedModels:
 
         Returns:
             Name to what happened: ``unchanged``, ``loaded <version>`` or, where the new version
-            can't be used and the old one stays, what is wrong with it.
+            can't be used, or has other features, and the old one stays, what is wrong with it.
         """
         async with self._reloading:
             return {name: await self._reload(name, only_changed) for name in self._sources}
@@ -241,6 +245,7 @@ class ServedModels:
             ):
                 return "unchanged"
             inference = await asyncio.to_thread(source.load)
+            _check_same_question(present.signature, inference.signature)
         except Exception as error:
             # Anything may be at a path; what is served shall not suffer from it.
             known = isinstance(error, ProjectError)
@@ -282,6 +287,40 @@ class ServedModels:
                 labels,
                 float(name in self.problems),
             )
+
+
+def _check_same_question(served: Signature, new: Signature) -> None:
+    """Refuse a new version that those who send requests now could not use.
+
+    Raises:
+        ArtifactError: It has other features, another order of them, or another task.
+    """
+    if new.task != served.task:
+        raise ArtifactError(
+            f"The new version is for {new.task}, and what is served is for {served.task}: to serve "
+            "it, start the server anew."
+        )
+    before, after = (
+        [(feature.name, _KINDS.get(feature.type, feature.type)) for feature in signature.features]
+        for signature in (served, new)
+    )
+    if before == after:
+        return
+    what = "in another order"
+    if set(before) != set(after):
+        changes = [
+            ("more", [pair for pair in after if pair not in before]),
+            ("without", [pair for pair in before if pair not in after]),
+        ]
+        what = "; ".join(
+            f"{word} {', '.join(f'{name} ({kind})' for name, kind in pairs[:10])}"
+            for word, pairs in changes
+            if pairs
+        )
+    raise ArtifactError(
+        f"The new version has other features ({what}), which those who send requests do not know "
+        "of: to serve it, start the server anew."
+    )
 
 
 def _rows_at_once(inference: Inference) -> int:
