@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +27,7 @@ from entrypoints.onboard import storage_options
 from ml_project_template.errors import ProjectError
 from ml_project_template.sweeps.tables import failures_table, results_table, to_csv, to_markdown
 from ml_project_template.utils.io import write_bytes
+from ml_project_template.utils.secrets import find_secrets, hidden_settings, redact_mapping
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -318,10 +320,29 @@ def experiment_yaml(plan: Plan, results: SweepResults, trial: Trial) -> str:
         f"{goal.metric} {value:.6g}"
         for goal, value in zip(results.objectives, trial.values or (), strict=False)
     )
-    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+    hidden = redact_mapping(content, find_secrets(content))
+    # Who uses it gives these again; a mask would pass for a value.
+    left_out = hidden_settings(hidden)
+    note = f"# Without what holds a secret: {', '.join(left_out)}\n" if left_out else ""
+    text = yaml.safe_dump(_without(hidden, left_out), sort_keys=False, allow_unicode=True)
     return (
-        f"# @package _global_\n# Trial {trial.number} of the study {results.name}: {values}\n{text}"
+        f"# @package _global_\n# Trial {trial.number} of the study {results.name}: {values}\n"
+        f"{note}{text}"
     )
+
+
+def _without(content: dict[str, Any], keys: Collection[str], above: str = "") -> dict[str, Any]:
+    """Leave out some settings, named by their keys joined by dots."""
+    found = {}
+    for key, value in content.items():
+        if f"{above}{key}" in keys:
+            continue
+        if isinstance(value, dict):
+            value = _without(value, keys, f"{above}{key}.")
+            if not value:
+                continue
+        found[key] = value
+    return found
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

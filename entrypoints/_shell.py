@@ -13,8 +13,9 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -25,7 +26,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from entrypoints._composition import CONFIG_DIRECTORY, composition_problems
@@ -33,7 +34,13 @@ from entrypoints._own import find_own_choices, trust_own_packages
 from entrypoints._pipeline import environment_overrides
 from ml_project_template.errors import ConfigError, ProjectError
 from ml_project_template.utils.collecting import collect_rarely
-from ml_project_template.utils.secrets import SecretFilter, find_secrets, redact
+from ml_project_template.utils.secrets import (
+    SecretFilter,
+    argument_secrets,
+    find_secrets,
+    redact,
+    remember_secrets,
+)
 from ml_project_template.utils.signals import stopping_by_exception
 
 __all__ = ["Shell", "entrypoint", "explain", "hide_secrets", "plain", "run"]
@@ -119,19 +126,28 @@ def run(main: Shell) -> None:
 
     collect_rarely()
     load_dotenv(Path.cwd() / ".env")
-    with stopping_by_exception():
-        if _traceback_wanted:
+    remember_secrets(find_secrets(None) | argument_secrets(sys.argv[1:]))
+    try:
+        with stopping_by_exception():
+            _run(main)
+    finally:
+        remember_secrets(())
+
+
+def _run(main: Shell) -> None:
+    try:
+        with _hydra_raises():
             main()
-            return
-        try:
-            with _hydra_raises():
-                main()
-        except HydraException as error:
+    except KeyboardInterrupt:
+        if _traceback_wanted:
+            raise
+        _fail("Interrupted.", status=128 + signal.SIGINT)
+    except Exception as error:
+        if _traceback_wanted:
+            _fail_with_traceback()
+        if isinstance(error, HydraException):
             _fail(*main.explain(sys.argv[1:], error))
-        except KeyboardInterrupt:
-            _fail("Interrupted.", status=128 + signal.SIGINT)
-        except Exception as error:
-            _fail(*explain(error))
+        _fail(*explain(error))
 
 
 def plain(cfg: Any) -> Any:
@@ -178,7 +194,8 @@ def _job(task: Task, cfg: DictConfig, optional: frozenset[str]) -> Any:
                 print(f"error in job {HydraConfig.get().job.num}: {line}", file=sys.stderr)
             raise
         if _traceback_wanted:
-            raise
+            # Hydra would print the command line with it.
+            _fail_with_traceback()
         _fail(*lines)
 
 
@@ -192,8 +209,11 @@ def hide_secrets(cfg: DictConfig) -> set[str]:
         The secrets, of the configuration and of the environment.
     """
     secrets = find_secrets(cast(dict[str, Any], OmegaConf.to_container(cfg)), os.environ)
+    # A variable may have any name, and be used for a setting whose name speaks of a secret.
+    secrets |= find_secrets(_values(cfg))
     if not secrets:
         return secrets
+    remember_secrets(secrets)
     for handler in logging.getLogger().handlers:
         handler.addFilter(SecretFilter(secrets))
     runtime = HydraConfig.get()
@@ -207,10 +227,31 @@ def hide_secrets(cfg: DictConfig) -> set[str]:
     return secrets
 
 
+def _values(cfg: Any) -> Any:
+    """Resolve what can be resolved of a configuration; of the rest nothing is known."""
+    if isinstance(cfg, ListConfig):
+        keys: list[Any] = list(range(len(cfg)))
+    elif isinstance(cfg, DictConfig):
+        keys = list(cfg)
+    else:
+        return cfg
+    found = {}
+    for key in keys:
+        with suppress(OmegaConfBaseException):
+            found[str(key)] = _values(cfg[key])
+    return list(found.values()) if isinstance(cfg, ListConfig) else found
+
+
 def _fail(*lines: str, status: int = 1) -> NoReturn:
+    secrets = find_secrets(None)
     for line in lines:
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {redact(line, secrets)}", file=sys.stderr)
     raise SystemExit(status)
+
+
+def _fail_with_traceback() -> NoReturn:
+    sys.stderr.write(redact(traceback.format_exc(), find_secrets(None)))
+    raise SystemExit(1)
 
 
 def _extra_with(module: str) -> str | None:

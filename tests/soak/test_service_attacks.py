@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import ServerProcess, train_model
-from tests.soak import described_requests, hoarders, overload, reloads, serve_ends
+from tests.soak import canaries, described_requests, hoarders, overload, reloads, serve_ends
 
 Start = Callable[..., ServerProcess]
 
@@ -86,3 +86,14 @@ def test_the_end_under_load_drops_no_request(
     seen = serve_ends.end_under_load(server, clients=6)
     assert seen.wrong == []
     assert seen.answered > 0
+
+
+def test_no_secret_is_printed_or_written(tmp_path: Path, python: list[str]) -> None:
+    found = canaries.plant()
+    assert len(found.values) == 20
+    chosen = ("sweep", "a wrong value, with a traceback", "a source that is not there")
+    count, wrong = canaries.attack(tmp_path, found, chosen, serve=False, python=python)
+    assert (count, wrong) == (3, [])
+    assert list(tmp_path.glob("multirun/*/*/sweep.html"))
+    (tmp_path / "leak").write_text(f"it's {found.values['url']}")
+    assert canaries.search_folder(tmp_path, found.values) == ["leak: url"]

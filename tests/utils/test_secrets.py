@@ -8,10 +8,12 @@ import pytest
 
 from ml_project_template.utils.secrets import (
     SecretFilter,
+    argument_secrets,
     find_secrets,
     public_url,
     redact,
     redact_mapping,
+    remember_secrets,
 )
 
 
@@ -164,3 +166,53 @@ def test_tracebacks_and_stacks_in_a_log_are_masked(
 def test_a_signature_in_the_query_of_a_url_is_a_secret() -> None:
     url = "https://example.org/my.csv?X-Amz-Signature=canary99&size=12345"
     assert find_secrets({"source": url}, {}) == {"canary99"}
+
+
+@pytest.mark.parametrize(
+    ("argument", "secret"),
+    [
+        ("db.password=hunter22", "hunter22"),
+        ("+note.api_key='hunter 22'", "hunter 22"),
+        ("++note.nested=[{apiKey: hunter22}, 3]", "hunter22"),
+        ("+credentials.word=hunter22", "hunter22"),
+        ("hydra/x@y.token=hunter22", "hunter22"),
+        ("data.path=https://ann:hunter22@host/x?a=b", "hunter22"),
+        ("storage.password={not: [yaml", "{not: [yaml"),
+    ],
+)
+def test_secrets_are_found_in_a_command_line(argument: str, secret: str) -> None:
+    assert secret in argument_secrets(["model=gb", argument])
+
+
+def test_an_ordinary_command_line_has_no_secrets() -> None:
+    arguments = ["model=gb", "max_tokens=12345", "-m", "x=${oc.env:HOME}", "path=/a=b", "+y={a: 1}"]
+    assert argument_secrets(arguments) == set()
+
+
+def test_what_stands_below_a_telling_key_is_a_secret() -> None:
+    config = {
+        "credentials": {"user": "annabell", "more": [{"x": "hunter22"}]},
+        "token": {"size": 12345},
+    }
+    assert find_secrets(config, {}) == {"annabell", "hunter22"}
+
+
+def test_a_secret_is_masked_in_every_way_it_is_written() -> None:
+    secrets = find_secrets({"password": 'it\'s "so" s3cret/ü'}, {})
+    for text in (
+        'it\'s "so" s3cret/ü',
+        "it''s \"so\" s3cret/ü",  # YAML
+        'it\\\'s "so" s3cret/ü',  # repr
+        'it\'s \\"so\\" s3cret/ü',  # JSON
+        "it%27s%20%22so%22%20s3cret%2F%C3%BC",
+    ):
+        assert redact(text, secrets) == "***"
+
+
+def test_what_is_remembered_is_found_wherever_one_looks() -> None:
+    remember_secrets({"hunter22"})
+    try:
+        assert find_secrets(None, {}) == {"hunter22"}
+    finally:
+        remember_secrets(())
+    assert find_secrets(None, {}) == set()

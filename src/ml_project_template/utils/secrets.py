@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
 import os
 import re
 import urllib.parse
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
+
+import yaml
 
 from ml_project_template.utils.names import flatten
 
 __all__ = [
     "SecretFilter",
+    "argument_secrets",
     "database_credentials",
     "find_secrets",
     "hidden_settings",
     "public_url",
     "redact",
     "redact_mapping",
+    "remember_secrets",
 ]
 
 _MASK = "***"
@@ -44,6 +49,8 @@ _WORDS = frozenset(
     }
 )
 _KEY_KINDS = frozenset({"access", "api", "account", "encryption", "private", "secret", "signing"})
+# What stands below one of these is a secret by whatever name.
+_PLACES = frozenset({"credential", "credentials", "passwords", "secret", "secrets"})
 _WORD_BREAKS = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])")
 _URL_PASSWORD = re.compile(r"://[^\s/@:]*:([^\s/]+)@")
 # Clients of databases take a password as it is, slashes and all, up to the first @.
@@ -62,7 +69,8 @@ def find_secrets(
     They are: values under keys that speak of a password, secret, token, credential or key
     (``db_password``, ``apiKey``, ``aws.secret_access_key``), passwords inside URLs wherever they
     stand, and the values of environment variables with such names. A word must match whole:
-    ``max_tokens`` and ``tokenizer`` are no secrets.
+    ``max_tokens`` and ``tokenizer`` are no secrets. What `remember_secrets` was given is among
+    them.
 
     Args:
         mapping: A configuration, nested at will; or None.
@@ -78,11 +86,57 @@ def find_secrets(
             if _is_secret_key(key):
                 found.add(text)
             found.update(_url_secrets(text))
+    return _spellings(found) | _remembered
+
+
+def _spellings(found: Collection[str]) -> set[str]:
+    """Add to secrets how else they are written; leaves out those that can't be masked."""
     kept = {text for text in found if len(text) >= _SHORTEST and text.lower() not in _HARMLESS}
     spellings = {urllib.parse.quote(text, safe="") for text in kept}
     spellings |= {urllib.parse.unquote(text) for text in kept}
     spellings |= {json.dumps(text)[1:-1] for text in kept}
+    spellings |= {json.dumps(text, ensure_ascii=False)[1:-1] for text in kept}
+    # In YAML, and in what Python and the shell show.
+    spellings |= {text.replace("'", other) for text in kept for other in ("''", "\\'", "'\"'\"'")}
     return kept | {text for text in spellings if len(text) >= _SHORTEST}
+
+
+_remembered: set[str] = set()
+
+
+def remember_secrets(found: Collection[str]) -> None:
+    """Have `find_secrets` find these from now on, wherever it looks.
+
+    A command does this with what its user has given it: it may turn up at any place, in the message
+    of another library for one.
+
+    Args:
+        found: The secrets; they take the place of those that were remembered before.
+    """
+    global _remembered
+    _remembered = _spellings(found)
+
+
+def argument_secrets(arguments: Sequence[str]) -> set[str]:
+    """Find the secrets in a command line, before it is known to be one that can be read.
+
+    Args:
+        arguments: Settings, ``key=value`` each, as Hydra takes them.
+
+    Returns:
+        What `find_secrets` would find in the configuration.
+    """
+    found = set()
+    for argument in arguments:
+        key, _, text = argument.partition("=")
+        value: Any = text
+        with contextlib.suppress(yaml.YAMLError):
+            value = yaml.safe_load(text)
+        for word in reversed(re.split(r"[./@]", key.lstrip("+~"))):
+            value = {word: value}
+        quoteless = text.strip("'\"")
+        found |= find_secrets(value, {}) | find_secrets({key: quoteless}, {})
+    return found
 
 
 def redact(text: str, secrets: Collection[str]) -> str:
@@ -213,8 +267,12 @@ class SecretFilter(logging.Filter):
         return True
 
 
+def _words(key: str) -> list[str]:
+    return [word.lower() for word in _WORD_BREAKS.split(key) if word]
+
+
 def _is_secret_key(key: str) -> bool:
-    words = [word.lower() for word in _WORD_BREAKS.split(key) if word]
+    words = _words(key)
     pairs = itertools.pairwise(words)
     return bool(_WORDS.intersection(words)) or any(
         second == "key" and first in _KEY_KINDS for first, second in pairs
@@ -222,10 +280,10 @@ def _is_secret_key(key: str) -> bool:
 
 
 def _texts(obj: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield every plain value as text with the nearest key above it."""
+    """Yield every plain value as text with the nearest key above it, or one that says more."""
     if isinstance(obj, Mapping):
         for name, value in obj.items():
-            yield from _texts(value, str(name))
+            yield from _texts(value, key if _PLACES.intersection(_words(key)) else str(name))
     elif isinstance(obj, list | tuple | set | frozenset):
         for value in obj:
             yield from _texts(value, key)
