@@ -11,7 +11,7 @@ COMPOSE ?= docker compose
 # Each command is a process of its own: without bytecode on disk it would compile all its imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup train test coverage lint format types imports check bench bench-quality bench-serving soak sbom audit mlflow services images images-test rename clean
+.PHONY: help setup train test coverage lock lint format types imports check bench bench-quality bench-serving soak sbom audit mlflow services images images-test rename clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
@@ -33,6 +33,9 @@ test: setup ## run the tests
 coverage: override ARGS += --cov --cov-report=term-missing:skip-covered
 coverage: test ## run the tests, and see that they reach the code
 
+lock: $(filter .uv/bin/uv,$(UV)) ## see that uv.lock says what pyproject.toml does
+	$(UV) lock --check
+
 lint: setup ## ruff: rules and format
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
@@ -48,7 +51,7 @@ types: setup ## mypy, strict
 imports: setup ## who may import whom
 	$(RUN) lint-imports
 
-check: lint types imports coverage ## all that CI runs
+check: lock lint types imports coverage ## all that CI runs
 
 bench: setup ## how long things take, beside the ways without this project: one table a part
 	$(RUN) python -m benchmarks $(ARGS)

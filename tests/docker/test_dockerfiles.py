@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 
@@ -81,6 +82,44 @@ def test_all_begin_from_the_same_python_and_uv() -> None:
     found = {tuple(re.findall(pinned, path.read_text(), re.MULTILINE)) for path in DOCKERFILES}
     assert len(found) == 1
     assert len(found.pop()) == 2
+
+
+# A digest, or all of a version: "17" or "3.12-slim" is another image next month.
+_PINNED = re.compile(
+    r"@sha256:[0-9a-f]{64}$|:[\w.-]*\d+\.\d+\.\d+|:RELEASE\.[\dTZ-]{20}$|:\d{2}\.\d+\b"
+)
+
+
+def _images_of_others() -> set[str]:
+    """List the images that are taken from elsewhere, as they are called where nothing is set."""
+    found = set()
+    for path in DOCKERFILES:
+        arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", path.read_text(), re.MULTILINE))
+        names = re.findall(r"^FROM (?:--\S+ )*(\S+)(?: AS (\S+))?$", path.read_text(), re.MULTILINE)
+        own = {stage for _, stage in names}
+        for image, _ in names:
+            if image in own:
+                continue
+            for name, value in arguments.items():
+                image = image.replace(f"${{{name}}}", value)
+            found.add(image)
+    compose = (ROOT / "docker-compose.yml").read_text()
+    found |= set(re.findall(r"\w*IMAGE:-([^}]+)\}", compose))
+    services = yaml.safe_load(compose)["services"].values()
+    found |= {s["image"] for s in services if "build" not in s and "$" not in s["image"]}
+    # Built by a recipe that another service names.
+    return found - {service["image"] for service in services if "build" in service}
+
+
+def test_images_of_others_are_pinned() -> None:
+    images = _images_of_others()
+    assert len(images) == 3
+    assert [image for image in images if not _PINNED.search(image)] == []
+
+
+@pytest.mark.parametrize("image", ["postgres", "postgres:17", "python:3.12-slim", "x:latest"])
+def test_a_name_that_moves_on_is_not_pinned(image: str) -> None:
+    assert not _PINNED.search(image)
 
 
 @pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=IDS)
