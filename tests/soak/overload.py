@@ -28,14 +28,12 @@ import json
 import multiprocessing
 import os
 import signal
-import socket
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -43,15 +41,13 @@ import uvloop
 
 from tests.servers import ROW, ServerProcess, train_model
 from tests.soak.fuzzed_requests import memory
+from tests.soak.health import ask_for_health, set_apart
 
 _MOST_GROWTH = 300 * 1024**2  # bytes
 _SLOW_SECONDS = 30.0
 _HEALTH_SECONDS = 0.1
 _RECOVERY_SECONDS = 3.0
 _LEAST_TIMES = 3.0
-_NICE = -10  # where this user may set it
-
-_HEALTH = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 def _request(rows: int) -> bytes:
@@ -149,38 +145,6 @@ async def _slow(address: tuple[str, int], kind: int, seen: Seen) -> None:
     writer.close()
 
 
-def _set_apart(pid: int, core: int) -> None:
-    """Give a process a core, before the other programs of the machine where that is allowed."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        os.sched_setaffinity(int(thread.name), {core})
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), _NICE)
-
-
-def _probe(address: tuple[str, int], core: int | None, pipe: Connection) -> None:
-    """Ask for the health, twenty times a second, until told to end; a process of its own."""
-    if core is not None:
-        _set_apart(os.getpid(), core)
-    took: list[float] = []
-    late: list[float] = []
-    problems: list[str] = []
-    while not pipe.poll():
-        started = time.monotonic()
-        try:
-            with socket.create_connection(address, 10) as connection:
-                connection.sendall(_HEALTH)
-                answer = connection.recv(4_096)
-            if not answer.startswith(b"HTTP/1.1 200"):
-                problems.append(f"/health: {answer[:200]!r}")
-        except OSError as error:
-            problems.append(f"/health: {error!r}")
-        asleep = time.monotonic()
-        took.append(asleep - started)
-        time.sleep(0.05)
-        late.append(time.monotonic() - asleep - 0.05)
-    pipe.send((took, late, problems))
-
-
 async def _rate(address: tuple[str, int], request: bytes, seconds: float) -> float:
     """Measure how many requests a second a handful of clients are answered."""
     seen = Seen()
@@ -267,10 +231,11 @@ def attack(
     core = _part_cores(server) if apart else None
     spawn = multiprocessing.get_context("spawn")
     ours, theirs = spawn.Pipe()
-    probe = spawn.Process(target=_probe, args=(_address(server), core, theirs))
+    probe = spawn.Process(target=ask_for_health, args=(_address(server), core, theirs))
     probe.start()
     seen = Seen()
     try:
+        ours.recv()  # it has begun
         uvloop.run(_overload(server, options, seen, measured))
         ours.send(None)
         seen.health, seen.late, problems = ours.recv()
@@ -284,8 +249,8 @@ def attack(
 def _part_cores(server: ServerProcess) -> int:
     """Give the server a core and this process another one, which is returned."""
     cores = sorted(os.sched_getaffinity(0))
-    _set_apart(server.process.pid, cores[0])
-    _set_apart(os.getpid(), cores[-1])
+    set_apart(server.process.pid, cores[0])
+    set_apart(os.getpid(), cores[-1])
     return cores[-1]
 
 
