@@ -62,15 +62,28 @@ bench-quality: setup ## how well models predict, beside the libraries they are o
 bench-serving: setup ## how fast a model is served, beside other servers
 	$(RUN) python -m benchmarks.serving $(ARGS)
 
-soak: setup ## attack models, configurations, servers and sweeps at length, and see that nothing gives way
+# docs/reliability.md says what each of them promises, and what was seen.
+soak: setup ## attack models, trainings, trackers, stores and servers at length, for hours
 	$(RUN) python -m tests.soak.mutated_models --mutations 100000
+	$(RUN) python -m tests.soak.signed_models --attempts 100000
 	$(RUN) python -m tests.soak.hostile_targets
 	$(RUN) python -m tests.soak.save_faults
-	$(RUN) python -m tests.soak.fuzzed_requests --requests 100000
-	$(RUN) python -m tests.soak.overload
+	$(RUN) python -m tests.soak.training_kills --kills 30
+	$(RUN) python -m tests.soak.preprocess_kills --kills 100
 	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 10
 	$(RUN) python -m tests.soak.sweep_kills --trials 40 --kills 2 --processes 4
+	$(RUN) python -m tests.soak.tracking_faults
+	$(RUN) python -m tests.soak.journal_kills --kills 60
+	$(RUN) python -m tests.soak.store_faults
+	$(RUN) python -m tests.soak.two_at_once --processes 2 --times 40
+	$(RUN) python -m tests.soak.two_at_once --processes 8 --times 10
+	$(RUN) python -m tests.soak.fuzzed_requests --requests 100000
+	$(RUN) python -m tests.soak.described_requests --examples 150
+	$(RUN) python -m tests.soak.hoarders
+	$(RUN) python -m tests.soak.overload
 	$(RUN) python -m tests.soak.serve_ends --ends 100
+	$(RUN) python -m tests.soak.reloads --versions 100
+	$(RUN) python -m tests.soak.canaries
 
 sbom: setup ## list all packages with their versions, hashes and licences in sbom.json
 	$(UV) export --quiet --locked --no-dev --all-extras --format cyclonedx1.5 --output-file sbom.json
