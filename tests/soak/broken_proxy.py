@@ -156,11 +156,11 @@ class BrokenProxy:
                 self._come_late(request)
                 _until_gone(connection, _LONGEST, self._closed)
             case "500" | "503":
-                connection.sendall(_refusal(fault))
+                connection.sendall(_refusal(fault, request.method))
                 return True
             case "504":
                 self._forward(request)
-                connection.sendall(_refusal(fault))
+                connection.sendall(_refusal(fault, request.method))
                 return True
             case "reset after":
                 self._forward(request)
@@ -271,8 +271,8 @@ def _read_request(reader: IO[bytes]) -> _Request | None:
     return _Request(words[0], words[1], headers, body)
 
 
-def _refusal(status: str) -> bytes:
-    body = b"<html>broken on purpose</html>"
+def _refusal(status: str, method: str) -> bytes:
+    body = b"" if method == "HEAD" else b"<html>broken on purpose</html>"
     head = f"HTTP/1.1 {status} {_STATUS[status]}\r\nContent-Type: text/html\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 

@@ -416,10 +416,22 @@ class Sender:
                 if other.model_id != logged.model_id:
                     # Of an attempt that arrived late.
                     self._client.delete_logged_model(other.model_id)
-        outputs = self._client.get_run(self._run_id).outputs if was_tried else None
-        known = {output.model_id for output in outputs.model_outputs} if outputs else set()
-        if logged.model_id not in known:
-            self._client.log_outputs(self._run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        if was_tried and logged.model_id in self._outputs():
+            return
+        try:
+            with one_line(self._uri), asked_once():
+                self._client.log_outputs(self._run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        except UnreachableError:
+            raise
+        except TrackingError:
+            # A second time it is refused, also where the first one has just arrived.
+            if logged.model_id not in self._outputs():
+                raise
+
+    def _outputs(self) -> set[str]:
+        """The ids of the models that the run has."""
+        outputs = self._client.get_run(self._run_id).outputs
+        return {output.model_id for output in outputs.model_outputs} if outputs else set()
 
     def _logged_model(self, operation: Operation) -> LoggedModel:
         """Make the model's entry, or find the one that an earlier attempt has made."""

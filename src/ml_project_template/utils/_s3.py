@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import aiohttp
 from botocore import exceptions as botocore_errors
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
@@ -177,7 +178,10 @@ def _meaning(error: Exception, path: str, filesystem: BoundedS3FileSystem) -> OS
         )
     if isinstance(error, botocore_errors.ParamValidationError):
         return FileNotFoundError(f"'{shown}' has no valid name of a bucket.")
-    if isinstance(error, _AwayError | botocore_errors.BotoCoreError | TimeoutError):
+    # An answer that breaks off is told by aiohttp itself, which botocore does not look through.
+    if isinstance(
+        error, _AwayError | botocore_errors.BotoCoreError | aiohttp.ClientError | TimeoutError
+    ):
         return ConnectionError(
             f"Can't reach {store} for '{shown}': {_reason(error)}. Is S3_ENDPOINT_URL right, and "
             "does it run?"
