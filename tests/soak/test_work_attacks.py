@@ -69,7 +69,7 @@ def test_what_a_store_that_fails_is_given_is_there_whole_or_not_at_all(
     cases = [
         store_faults.Case("save", "half", 11, lasting=True),
         store_faults.Case("load", "half", 1),
-        store_faults.Case("onboard", "500", 5, lasting=True),
+        store_faults.Case("onboard", "reset before", 5, lasting=True),
         store_faults.Case("prepare", "reset before", 7, lasting=True),
     ]
     site = store_faults.prepare_site(object_store, tmp_path)

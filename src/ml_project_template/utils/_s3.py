@@ -178,10 +178,7 @@ def _meaning(error: Exception, path: str, filesystem: BoundedS3FileSystem) -> OS
         )
     if isinstance(error, botocore_errors.ParamValidationError):
         return FileNotFoundError(f"'{shown}' has no valid name of a bucket.")
-    # An answer that breaks off is told by aiohttp itself, which botocore does not look through.
-    if isinstance(
-        error, _AwayError | botocore_errors.BotoCoreError | aiohttp.ClientError | TimeoutError
-    ):
+    if isinstance(error, _NO_ANSWER):
         return ConnectionError(
             f"Can't reach {store} for '{shown}': {_reason(error)}. Is S3_ENDPOINT_URL right, and "
             "does it run?"
@@ -190,7 +187,10 @@ def _meaning(error: Exception, path: str, filesystem: BoundedS3FileSystem) -> OS
     if code in {None, "403", "404", "NoSuchKey"} and isinstance(
         error, PermissionError | FileNotFoundError
     ):
-        code = filesystem.refusal_of(path) or code
+        try:
+            code = filesystem.refusal_of(path) or code
+        except _NO_ANSWER as away:
+            return _meaning(away, path, filesystem)
     if code is None:
         return None
     capital = store[0].upper() + store[1:]
@@ -233,6 +233,10 @@ async def _read_from(body: Any, limit: int | None) -> bytes:
         if left is not None:
             left -= len(piece)
     return b"".join(pieces)
+
+
+# An answer that breaks off is told by aiohttp itself, which botocore does not look through.
+_NO_ANSWER = (_AwayError, botocore_errors.BotoCoreError, aiohttp.ClientError, TimeoutError)
 
 
 def _prepare(params: Mapping[str, Any], **_: Any) -> None:
