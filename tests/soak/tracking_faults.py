@@ -278,7 +278,9 @@ def _files(client: Any, model_id: str, location: str) -> list[tuple[str, str]]:
     from mlflow.artifacts import download_artifacts
 
     paths = _paths(functools.partial(client.list_logged_model_artifacts, model_id))
-    [weights] = [path for path in paths if "/weights." in path]
+    weights = next((path for path in paths if "/weights." in path), None)
+    if weights is None:
+        return [(path, "") for path in paths]
     with tempfile.TemporaryDirectory() as folder:
         local = download_artifacts(
             artifact_uri=f"{location}/{weights}",

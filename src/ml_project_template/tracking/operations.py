@@ -7,6 +7,7 @@ know how far it came.
 from __future__ import annotations
 
 import functools
+import math
 import posixpath
 import random
 import re
@@ -64,6 +65,8 @@ _UPLOAD_TAG = "upload_id"
 _INPUT_ATTEMPTS = 5
 _MAKE_ATTEMPTS = 3
 _MAKE_PAUSE = 1.0  # seconds
+# So long after a request was given up it may still arrive at a server that had much to do.
+_LATE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,7 @@ class Sender:
         self._run_id, self._experiment_id = run.run_id, run.experiment_id
         self._opening = run.opening
         self._lock = threading.Lock()
+        self._given_up_at = -math.inf  # when the making of a model was not answered
         if client is not None:
             self._client = client
 
@@ -437,17 +441,25 @@ class Sender:
         """Make the model's entry, or find the one that an earlier attempt has made."""
         if operation.tried:
             found = self._models_of(operation)
+            pause = self._given_up_at + _LATE_SECONDS - time.monotonic()
+            if not found and pause > 0:
+                time.sleep(pause)
+                found = self._models_of(operation)
             if found:
                 return found[0]
         # Cut off from here on, it may be there.
         operation.tried = True
-        with one_line(self._uri), asked_once():
-            return self._client.create_logged_model(
-                self._experiment_id,
-                name=operation.content["name"],
-                source_run_id=self._run_id,
-                tags={_UPLOAD_TAG: operation.content["upload"]},
-            )
+        try:
+            with one_line(self._uri), asked_once():
+                return self._client.create_logged_model(
+                    self._experiment_id,
+                    name=operation.content["name"],
+                    source_run_id=self._run_id,
+                    tags={_UPLOAD_TAG: operation.content["upload"]},
+                )
+        except UnreachableError:
+            self._given_up_at = time.monotonic()
+            raise
 
     def _models_of(self, operation: Operation) -> list[LoggedModel]:
         """Find the entries that attempts to send a model have made, the first one first."""
