@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ml_project_template import artifacts
 from ml_project_template.data import TabularDataset
-from ml_project_template.errors import ConfigError, DivergenceError
+from ml_project_template.errors import ArtifactError, ConfigError, DivergenceError
 from ml_project_template.models import MLPClassifier, ModelRegistry
 from ml_project_template.training.checkpoints import CheckpointSettings
 from ml_project_template.training.reporting import History
+from ml_project_template.unsent import waiting_models
 from ml_project_template.utils import io
 from tests.object_store import ObjectStore
 
@@ -145,3 +147,25 @@ def test_a_model_whose_training_diverged_has_the_weights_of_before(
     kept = ModelRegistry.load(str(tmp_path / ".diverged" / "m"))
     np.testing.assert_array_equal(kept.predict(iris[2]), good.predict(iris[2]))
     assert [path.name for path in tmp_path.iterdir()] == [".diverged"]
+
+
+def test_whatever_a_store_raises_the_trained_model_is_kept(
+    iris: Splits, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = artifacts.write_model_directory
+
+    def break_off(path: str, *arguments: Any, **options: Any) -> str:
+        if io.is_remote(path):
+            raise RuntimeError("nobody has seen this one yet")
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(artifacts, "write_model_directory", break_off)
+    monkeypatch.setattr(artifacts, "check_target", lambda *_, **__: None)
+    model = _mlp()
+    with pytest.raises(ArtifactError, match="seen this one yet The trained model is kept in"):
+        _train(model, iris, model_path="s3://bucket/models/m")
+    (waiting,) = waiting_models()
+    assert waiting.target == "s3://bucket/models/m"
+    kept = ModelRegistry.load(str(waiting.model))
+    np.testing.assert_array_equal(kept.predict(iris[2]), model.predict(iris[2]))
+    assert [path.name for path in workspace.iterdir()] == [".unsent"]

@@ -636,7 +636,9 @@ class BaseModel(ABC):
         """Save the model, or keep it on this machine if its storage does not take it."""
         try:
             return self.save(path, storage_options=storage_options)
-        except (OSError, ArtifactError) as error:
+        except Exception as error:
+            # Whatever it is, such as an error of a store's client that nobody has seen yet: the
+            # model is kept.
             if not is_remote(path):
                 raise
             with tempfile.TemporaryDirectory() as scratch:
