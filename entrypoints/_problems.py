@@ -64,11 +64,13 @@ def checkpoint_settings(cfg: DictConfig) -> CheckpointSettings | None:
     """
     from ml_project_template.training.checkpoints import CheckpointSettings
 
-    if cfg.checkpoint is None:
-        if cfg.resume is True:
+    # What is done once more, by the record of the first time, says nothing of either.
+    settings, resume = plain(cfg.get("checkpoint")), cfg.get("resume", False)
+    if settings is None:
+        if resume is True:
             raise ConfigError("resume: needs checkpoints, and checkpoint is null")
         return None
-    return CheckpointSettings(**plain(cfg.checkpoint), resume=cfg.resume)
+    return CheckpointSettings(**settings, resume=resume)
 
 
 def model_problems(cfg: DictConfig) -> list[str]:
@@ -167,18 +169,19 @@ def _run_problems(cfg: DictConfig) -> Iterator[str]:
 def _checkpoint_problems(cfg: DictConfig) -> Iterator[str]:
     from ml_project_template.training.checkpoints import CheckpointSettings
 
-    if cfg.checkpoint is not None:
+    settings, resume = plain(cfg.get("checkpoint")), cfg.get("resume", False)
+    if settings is not None:
         yield from check_arguments(
-            CheckpointSettings, plain(cfg.checkpoint), where="checkpoint", ignore={"resume"}
+            CheckpointSettings, settings, where="checkpoint", ignore={"resume"}
         )
     problems = check_arguments(
         CheckpointSettings,
-        {"resume": cfg.resume},
+        {"resume": resume},
         where="",
         ignore={"path", "every_epochs", "every_minutes"},
     )
     yield from (line.removeprefix(".") for line in problems)
-    if cfg.resume and not problems:
+    if resume and not problems:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             yield "resume: is about one run; a sweep goes on by itself with the same command"
         elif cfg.cv is not None:

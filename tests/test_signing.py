@@ -43,6 +43,7 @@ from ml_project_template.serving.served import ModelSource
 from ml_project_template.unsent import keep_model, waiting_models
 from ml_project_template.utils import io
 from tests.object_store import ObjectStore
+from tests.servers import train_model
 from tests.test_artifacts import contents, inside, model, number_of
 
 SIGNATURE = "manifest.ed25519"
@@ -400,7 +401,7 @@ def test_every_reader_asks_for_a_signature(
 
 
 def test_a_server_keeps_the_signed_version_until_there_is_another_signed_one(
-    keys: Keys, iris_model: Path, wine_model: Path, tmp_path: Path
+    keys: Keys, iris_model: Path, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "x")
     keys.trust("team")
@@ -408,7 +409,7 @@ def test_a_server_keeps_the_signed_version_until_there_is_another_signed_one(
     ModelRegistry.load(copy_unchecked(iris_model, path)).save(path)
     app = create_app({"x": ModelSource(path)}, ServerSettings())
     first = app.models["x"].inference.version
-    other = ModelRegistry.load(copy_unchecked(wine_model, str(tmp_path / "y")))
+    other = ModelRegistry.load(str(train_model(tmp_path / "y", max_iter=5)))
     keys.sign_with(None)
     other.save(path)
     (told,) = asyncio.run(app.models.reload()).values()

@@ -102,7 +102,7 @@ def test_a_run_holds_all_that_is_needed_to_understand_it(
 
     status, out, err = in_process("train", *QUICK_GB, "run_name=first", "seed=0")
     assert status == 0, err
-    client = MlflowClient("sqlite:///mlflow.db")
+    client = MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("iris")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])

@@ -45,7 +45,7 @@ _HANG_SECONDS = 240
 _STEPS = 4
 _WRONG = ("lost", "doubled", "failed", "hung")
 # What no two runs have in common.
-_OWN_TAGS = ("mlflow.runName", "mlflow.localRunId", "mlflow.log-model.history")
+_OWN_TAGS = ("mlflow.runName", "mlflow.localRunId", "mlflow.log-model.history", "mlflow.process")
 _REFUSED = 75  # the exit status of a training that finds no server
 
 
