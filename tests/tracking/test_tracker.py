@@ -1060,7 +1060,9 @@ def go_on(tracker: MLflowTracker, run_id: str) -> None:
 def test_a_run_that_is_not_there_is_told_in_one_line(
     ask: Callable[[MLflowTracker, str], object], store: str
 ) -> None:
-    with pytest.raises(TrackingError, match="failed: Run with id=0+ not found") as caught:
+    with pytest.raises(
+        TrackingError, match="Run with id=0+ not found|There is no run '0+' at"
+    ) as caught:
         ask(MLflowTracker(store), "0" * 32)
     assert "\n" not in str(caught.value)
 
@@ -1356,3 +1358,19 @@ def test_the_loggers_of_others_speak_up_again_after_a_run(store: str) -> None:
     with MLflowTracker(store).continue_run(str(run.id)):
         assert levels() == [logging.WARNING, logging.CRITICAL, logging.ERROR]
     assert levels() == before
+
+
+def test_a_run_is_gone_on_with_by_the_id_it_had_before_it_could_be_made(store: str) -> None:
+    local_id = "ab" * 16
+    tracker = MLflowTracker(store, tags={"mlflow.localRunId": local_id})
+    with tracker.start_run(experiment_name="x") as run:
+        run.log_metrics({"epoch/train_loss": 1.0}, 7)
+    assert tracker.last_step(local_id, "epoch/train_loss") == 7
+    assert tracker.last_step(str(run.id), "unknown") == 0
+    with MLflowTracker(store).continue_run(local_id) as again:
+        assert again.id == run.id
+    with (
+        pytest.raises(TrackingError, match=f"There is no run '{'c' * 32}' at"),
+        tracker.continue_run("c" * 32),
+    ):
+        pytest.fail("the block is not begun")

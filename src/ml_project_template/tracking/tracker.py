@@ -21,7 +21,7 @@ from ml_project_template.tracking.client import (
     quiet,
     reached,
 )
-from ml_project_template.tracking.finding import LOCAL_ID_TAG, pages, tagged
+from ml_project_template.tracking.finding import LOCAL_ID_TAG, existing_run, pages, tagged
 from ml_project_template.tracking.operations import (
     PARENT_TAG,
     SESSION_TAG,
@@ -150,7 +150,9 @@ class MLflowTracker(Tracker):
             TrackingError: There is no such run, or the server or database can't be used.
         """
         with self._client() as (client, uri, secrets):
-            before = client.get_run(run_id)
+            before = existing_run(client, run_id, uri)
+            # It may have been known here by a local id.
+            run_id = before.info.run_id
             if ERROR_TAG in before.data.tags:
                 # Of the end that it does not have any more.
                 client.delete_tag(run_id, ERROR_TAG)
@@ -209,8 +211,9 @@ class MLflowTracker(Tracker):
         Raises:
             TrackingError: The server or database can't be used.
         """
-        with self._client() as (client, _, _):
-            history = client.get_metric_history(run_id, metric)
+        with self._client() as (client, uri, _):
+            found = existing_run(client, run_id, uri).info.run_id
+            history = client.get_metric_history(found, metric)
         return max((point.step for point in history), default=0)
 
     def final_metrics(self, run_id: str) -> dict[str, float]:
