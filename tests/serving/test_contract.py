@@ -518,3 +518,9 @@ def test_the_sample_of_the_schema_is_taken(missing: bool) -> None:
         schema = contract.request_schema()
         assert contract.decode(json.dumps(schema["example"]).encode()).shape == (1, 3)
         jsonschema.validate(schema["example"], schema)
+
+
+def test_half_a_character_among_numbers_is_refused_with_its_row() -> None:
+    columns: list[list[Any]] = [["Bonn", "Bonn"], ["1990-01-01"] * 2, [1, "a\ud800"]]
+    with pytest.raises(RefusalError, match="Row 2: feature"):
+        _mixed().read_columns(columns)

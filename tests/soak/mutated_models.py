@@ -513,6 +513,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args(arguments)
+    # A process that is forked where OpenMP has threads waits for them for ever. It is read when
+    # scikit-learn is imported.
+    os.environ["OMP_NUM_THREADS"] = "1"
     total: Counter[str] = Counter()
     each = math.ceil(options.mutations / len(options.models))
     with tempfile.TemporaryDirectory() as scratch:

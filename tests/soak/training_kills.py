@@ -170,6 +170,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--epochs", type=int, default=2_000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
+    # What a shell has put into the background ignores Ctrl-C, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         seen = stop_and_go_on(Path(folder), **vars(options))
     told = ", ".join(f"{count} {name}" for name, count in sorted(seen.kills.items()))

@@ -212,6 +212,10 @@ class Contract:
             column = [None if value != value else value for value in column]
         try:
             typed = msgspec.convert(column, self._columns[index])
+        except UnicodeEncodeError:
+            # JSON can hold halves of characters, which are no text.
+            first = next(row for row, value in enumerate(column) if not _is_text(value))
+            raise self._wrong(first, index) from None
         except msgspec.ValidationError as error:
             place, got = _POSITION.search(str(error)), _EXPECTED.search(str(error))
             row = f"Row {int(place[1]) + 1}: " if place else ""
@@ -598,3 +602,8 @@ def _seen(feature: Feature) -> str:
 
 def _missing(where: str, name: str) -> str:
     return f"{where}: the feature '{cut(name, 60)}' is missing."
+
+
+def _is_text(value: object) -> bool:
+    """Say whether a value, if it is a string, consists of whole characters."""
+    return not (isinstance(value, str) and re.search("[\ud800-\udfff]", value))
