@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from entrypoints._shell import explain, plain
 from entrypoints._targets import build, target_class
 from entrypoints.onboard import storage_options
-from ml_project_template.errors import ConfigError, ProjectError
+from ml_project_template.errors import ProjectError
 from ml_project_template.utils.arguments import check_arguments
 
 if TYPE_CHECKING:
@@ -57,20 +57,19 @@ def argument_problems(cfg: DictConfig) -> list[str]:
 
 
 def checkpoint_settings(cfg: DictConfig) -> CheckpointSettings | None:
-    """Read where checkpoints are kept, and whether to go on from one; None keeps none.
-
-    Raises:
-        ConfigError: There is none to go on from.
-    """
+    """Read where checkpoints are kept, and whether to go on from one; None keeps none."""
     from ml_project_template.training.checkpoints import CheckpointSettings
 
-    # What is done once more, by the record of the first time, says nothing of either.
-    settings, resume = plain(cfg.get("checkpoint")), cfg.get("resume", False)
-    if settings is None:
-        if resume is True:
-            raise ConfigError("resume: needs checkpoints, and checkpoint is null")
-        return None
-    return CheckpointSettings(**settings, resume=resume)
+    settings, resume = _checkpoint_choices(cfg)
+    return None if settings is None else CheckpointSettings(**settings, resume=resume)
+
+
+def _checkpoint_choices(cfg: DictConfig) -> tuple[dict[str, Any] | None, Any]:
+    """Give what stands below ``checkpoint`` and at ``resume``.
+
+    What is done once more, by the record of the first time, says nothing of either.
+    """
+    return plain(cfg.get("checkpoint")), cfg.get("resume", False)
 
 
 def model_problems(cfg: DictConfig) -> list[str]:
@@ -169,7 +168,7 @@ def _run_problems(cfg: DictConfig) -> Iterator[str]:
 def _checkpoint_problems(cfg: DictConfig) -> Iterator[str]:
     from ml_project_template.training.checkpoints import CheckpointSettings
 
-    settings, resume = plain(cfg.get("checkpoint")), cfg.get("resume", False)
+    settings, resume = _checkpoint_choices(cfg)
     if settings is not None:
         yield from check_arguments(
             CheckpointSettings, settings, where="checkpoint", ignore={"resume"}
@@ -186,6 +185,8 @@ def _checkpoint_problems(cfg: DictConfig) -> Iterator[str]:
             yield "resume: is about one run; a sweep goes on by itself with the same command"
         elif cfg.cv is not None:
             yield "resume: goes on with one training, and cv is for several: leave one of them out"
+        elif settings is None and resume is True:
+            yield "resume: needs checkpoints, and checkpoint is null"
 
 
 def _data_problems(cfg: DictConfig) -> Iterator[str]:

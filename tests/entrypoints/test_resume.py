@@ -126,6 +126,11 @@ def test_what_cannot_be_resumed_is_told(
     assert not (workspace / ".models").exists()
 
 
+def test_the_check_tells_that_there_can_be_no_checkpoint(in_process: InProcess) -> None:
+    status, _, err = in_process("check", "resume=true", "checkpoint=null", "tracking=disabled")
+    assert (status, err) == (1, "error: resume: needs checkpoints, and checkpoint is null\n")
+
+
 def test_auto_begins_anew_where_there_is_nothing_to_go_on_from(
     in_process: InProcess, workspace: Path
 ) -> None:

@@ -542,10 +542,10 @@ class BaseModel(ABC):
                 # One list: what is reported from now on is a part of each checkpoint.
                 history.rows = checkpoints.history
             to_run = RunReporter(run, after=logged)
-            for step, row in ((int(row["step"]), dict(row)) for row in history.rows):
+            for row in history.rows:
                 # What a killed process had not sent yet.
-                del row["step"]
-                to_run.report(step, row)
+                numbers = {name: value for name, value in row.items() if name != "step"}
+                to_run.report(int(row["step"]), numbers)
             diverged: DivergenceError | None = None
             with ExitStack() as stack:
                 shown = [stack.enter_context(progress_reporter(name))] if progress else []

@@ -8,11 +8,10 @@ code: what is read from it are numbers.
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import functools
 import hashlib
 import json
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +25,7 @@ from pydantic import Field
 
 from ml_project_template.errors import ArtifactError, ConfigError
 from ml_project_template.utils import io
+from ml_project_template.utils.directories import held
 from ml_project_template.utils.signals import StopRequest, stopping_on_request
 
 if TYPE_CHECKING:
@@ -38,8 +38,10 @@ __all__ = [
     "FitState",
     "Keeper",
     "Resume",
+    "below",
     "beside",
     "check_kind",
+    "found_below",
     "open_checkpoints",
     "random_state",
     "restore_random_state",
@@ -140,7 +142,8 @@ class Checkpoints:
         self.run_id: str | None = None
         self.history: list[dict[str, float]] = []
         self._settings = settings
-        self._identity = identity
+        # It reads through the targets of all rows, and does not change.
+        self._identity = functools.cache(identity)
         self._storage_options = storage_options
         self._seed: int | None = None
         self._request = StopRequest()
@@ -304,7 +307,7 @@ def open_checkpoints(
         yield None
         return
     with contextlib.ExitStack() as stack:
-        if not io.is_remote(path) and not stack.enter_context(_held(io.local_path(path))):
+        if not io.is_remote(path) and not stack.enter_context(_alone_in(io.local_path(path))):
             if settings.resume:
                 raise ConfigError(f"resume: another process is at the training of '{path}'.")
             _logger.warning(
@@ -349,6 +352,17 @@ def beside(model_path: str, folder: str) -> str:
     return f"{parent}{slash}{folder}/{name}"
 
 
+def below(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Put the tensors of a part of a fit below its name."""
+    return {f"{name}/{key}": tensor for key, tensor in tensors.items()}
+
+
+def found_below(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Take the tensors that `below` has put below a name."""
+    start = f"{name}/"
+    return {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
+
+
 def check_kind(state: FitState, kind: str) -> None:
     """Refuse to go on with what was computed otherwise: it would not be the same fit.
 
@@ -387,18 +401,16 @@ def restore_random_state(state: list[Any], keys: NDArray[np.uint32]) -> None:
 
 
 @contextlib.contextmanager
-def _held(directory: Path) -> Iterator[bool]:
-    """Hold a directory for a block, if nobody else does.
+def _alone_in(directory: Path) -> Iterator[bool]:
+    """Make a directory and hold it for a block, if nobody else does.
 
-    At the end it is removed if it is empty, with those above that were made for it. The system
-    frees it when its holder dies.
+    At the end it is removed if it is empty, with those above that were made for it.
     """
     made = [above for above in directory.parents if not above.exists()]
     directory.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with contextlib.ExitStack() as lock:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.enter_context(held(directory, wait=False))
         except BlockingIOError:
             yield False
             return
@@ -413,8 +425,6 @@ def _held(directory: Path) -> Iterator[bool]:
             with contextlib.suppress(OSError):
                 for empty in dict.fromkeys([directory, *ours, *made]):
                     empty.rmdir()
-    finally:
-        os.close(descriptor)
 
 
 def _read_file(

@@ -13,7 +13,7 @@ import torch
 from ml_project_template.errors import DivergenceError
 from ml_project_template.training.batches import BLOCK_ROWS, batch_bounds, blocks_of, row_order
 from ml_project_template.training.chain import Chain, chain_of, has_hooks
-from ml_project_template.training.checkpoints import FitState, check_kind
+from ml_project_template.training.checkpoints import FitState, below, check_kind, found_below
 from ml_project_template.training.dense import DenseStack, TrainPass
 from ml_project_template.training.dense_losses import DenseLoss, LossKind, loss_kind_of
 from ml_project_template.training.fused_optimizers import FlatOptimizer
@@ -270,7 +270,7 @@ class _Fit:
             "order": self._order if step else member.order.get_state(),
             "dropout": member.dropout.get_state(),
         }
-        tensors |= {f"optimizer/{key}": each for key, each in self._optimizer.state().items()}
+        tensors |= below("optimizer", self._optimizer.state())
         return FitState(_KIND, {"course": member.course.state(), "step": step}, tensors)
 
     def restore(self, state: FitState) -> None:
@@ -288,9 +288,7 @@ class _Fit:
             self._stack.state.copy_(tensors["weights"])
             self._kept.copy_(tensors["kept"])
             self._totals.copy_(tensors["total"])
-            self._optimizer.restore(
-                {key.removeprefix("optimizer/"): each for key, each in tensors.items()}
-            )
+            self._optimizer.restore(found_below("optimizer", tensors))
         member.order.set_state(tensors["order"])
         member.dropout.set_state(tensors["dropout"])
         self.set_rates()

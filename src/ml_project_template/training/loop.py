@@ -18,7 +18,9 @@ from ml_project_template.errors import DivergenceError
 from ml_project_template.training.batches import BLOCK_ROWS, Batches, is_streamed
 from ml_project_template.training.checkpoints import (
     FitState,
+    below,
     check_kind,
+    found_below,
     random_state,
     restore_random_state,
 )
@@ -248,7 +250,6 @@ class _ModuleFit:
                 if job.schedule.name is not None:
                     stepper.lr = course.schedule.lr
                 if keeper is not None and keeper.due(course.epoch):
-                    self._order = self._generator.get_state()
                     keeper.save(self._state(0))
                     keeper.obey()
         if course.keeps_best:
@@ -307,12 +308,13 @@ class _ModuleFit:
         others, numpy_keys = random_state()
         numbers, tensors = self._stepper.state()
         tensors |= {
-            "order": self._order,
+            # Between two epochs the order is that of the next one.
+            "order": self._order if step else self._generator.get_state(),
             "random": own,
             "random_numpy": torch.from_numpy(numpy_keys.view(np.int32)),
             "total": self._total,
-            **_below("module", self._job.module.state_dict()),
-            **_below("kept", self._kept.state()),
+            **below("module", self._job.module.state_dict()),
+            **below("kept", self._kept.state()),
         }
         numbers |= {"course": self._course.state(), "step": step, "random": others}
         return FitState(self._kind, numbers, tensors)
@@ -324,8 +326,8 @@ class _ModuleFit:
         self._first = numbers["step"]
         self._generator.set_state(tensors["order"])
         self._total.copy_(tensors["total"])
-        self._job.module.load_state_dict(_of("module", tensors))
-        self._kept.load(_of("kept", tensors))
+        self._job.module.load_state_dict(found_below("module", tensors))
+        self._kept.load(found_below("kept", tensors))
         self._stepper.restore(numbers, tensors)
         self._stepper.lr = self._course.schedule.lr
         restore_random_state(numbers["random"], tensors["random_numpy"].numpy().view(np.uint32))
@@ -336,16 +338,6 @@ class _ModuleFit:
         torch.set_rng_state(own[:n_bytes].clone())
         if fabric.device.type == "cuda":
             torch.cuda.set_rng_state(own[n_bytes:].clone(), fabric.device)
-
-
-def _below(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"{name}/{key}": tensor for key, tensor in tensors.items()}
-
-
-def _of(name: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Take the tensors that `_below` has put below a name."""
-    start = f"{name}/"
-    return {key.removeprefix(start): t for key, t in tensors.items() if key.startswith(start)}
 
 
 class _Stepper:
@@ -417,7 +409,7 @@ class _Stepper:
     def state(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """Tell where the optimizer is: plain JSON, and tensors by name."""
         if self._fused is not None:
-            return {}, _below("optimizer", self._fused.state())
+            return {}, below("optimizer", self._fused.state())
         assert self._optimizer is not None
         whole = self._optimizer.state_dict()
         numbers: dict[str, Any] = {"groups": whole["param_groups"], "optimizer": {}}
@@ -428,16 +420,16 @@ class _Stepper:
                 kind[f"{place}/{name}"] = value
         if self._scaler is not None:
             numbers["scaler"] = self._scaler.state_dict()
-        return numbers, _below("optimizer", tensors)
+        return numbers, below("optimizer", tensors)
 
     def restore(self, numbers: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         """Go on from what `state` told."""
         if self._fused is not None:
-            self._fused.restore(_of("optimizer", tensors))
+            self._fused.restore(found_below("optimizer", tensors))
             return
         assert self._optimizer is not None
         state: dict[int, dict[str, Any]] = {}
-        for key, value in {**numbers["optimizer"], **_of("optimizer", tensors)}.items():
+        for key, value in {**numbers["optimizer"], **found_below("optimizer", tensors)}.items():
             place, _, name = key.partition("/")
             state.setdefault(int(place), {})[name] = value
         self._optimizer.load_state_dict({"state": state, "param_groups": numbers["groups"]})
