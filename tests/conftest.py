@@ -41,6 +41,8 @@ FOREIGN = (
 )
 
 CommandLine = Callable[..., "subprocess.CompletedProcess[str]"]
+# The signal, the overrides, and ``when``; gives the exit status and what was printed.
+StopTraining = Callable[..., tuple[int, str]]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -43,7 +43,28 @@ ROW = {
 BODY = {"features": [ROW]}
 
 
-class Load:
+class Crowd:
+    """Clients that ask until they are to end, each in a thread that runs ``_run``."""
+
+    def __init__(self, clients: int) -> None:
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def _run(self) -> None:
+        """Ask until ``_stop`` is set; what is counted is counted under ``_lock``."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Let them go."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+
+class Load(Crowd):
     """Clients that send one request after the other, each over a connection that is kept."""
 
     def __init__(self, address: str, clients: int, path: str = "/predict") -> None:
@@ -51,11 +72,7 @@ class Load:
         self.refused = 0
         self.dropped: list[str] = []
         self._url = address + path
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
-        for thread in self._threads:
-            thread.start()
+        super().__init__(clients)
 
     def _run(self) -> None:
         with httpx2.Client(timeout=20) as client:
@@ -74,11 +91,6 @@ class Load:
                     continue
                 with self._lock:
                     self.answers[answer.status_code] += 1
-
-    def end(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def train_model(path: Path, source: str = "iris", **settings: Any) -> Path:

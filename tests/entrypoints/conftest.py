@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from entrypoints import _shell
+from tests.conftest import ROOT, StopTraining
 
 
 @pytest.fixture
@@ -42,3 +47,29 @@ def in_process(
 
     yield run
     HydraConfig.instance().cfg = None
+
+
+@pytest.fixture
+def stop_training(workspace: Path, python: list[str]) -> StopTraining:
+    """Start a training in a process of its own, and send it a signal once it has come so far."""
+
+    def stop(number: signal.Signals, *overrides: str, when: Callable[[], bool]) -> tuple[int, str]:
+        process = subprocess.Popen(
+            [*python, "-m", "entrypoints.train", *overrides],
+            cwd=workspace,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        deadline = time.monotonic() + 120
+        while not when() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(number)
+        try:
+            output, _ = process.communicate(timeout=60)
+        finally:
+            process.kill()
+        return process.returncode, output
+
+    return stop

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import StopTraining
 
 InProcess = Callable[..., tuple[int, str, str]]
 
@@ -35,34 +32,11 @@ def _runs(workspace: Path) -> list[Any]:
     return list(client.search_runs(["1"], order_by=["attributes.start_time"]))
 
 
-def _stop(
-    python: list[str], workspace: Path, number: signal.Signals, *settings: str
-) -> tuple[int, str]:
-    """Start a training, stop it after its first checkpoint; gives the status and what it said."""
-    process = subprocess.Popen(
-        [*python, "-m", "entrypoints.train", *LONG, *settings],
-        cwd=workspace,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (workspace / CHECKPOINT).exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(number)
-    try:
-        output, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    return process.returncode, output
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_training_goes_on_to_the_same_weights_in_the_same_run(
-    number: signal.Signals, in_process: InProcess, workspace: Path, python: list[str]
+    number: signal.Signals, in_process: InProcess, workspace: Path, stop_training: StopTraining
 ) -> None:
-    status, output = _stop(python, workspace, number)
+    status, output = stop_training(number, *LONG, when=(workspace / CHECKPOINT).exists)
     (stopped,) = _runs(workspace)
     if number == signal.SIGKILL:
         assert status < 0

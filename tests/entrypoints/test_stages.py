@@ -8,8 +8,6 @@ import os
 import signal
 import socket
 import sqlite3
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +18,7 @@ import yaml
 
 from ml_project_template.models.registry import ModelRegistry
 from ml_project_template.training.metrics import CLASSIFICATION_METRICS
-from tests.conftest import ROOT
+from tests.conftest import StopTraining
 
 InProcess = Callable[..., tuple[int, str, str]]
 
@@ -321,32 +319,19 @@ def test_hydra_keeps_the_composed_configuration_of_each_run(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_training_as_killed_and_keeps_the_old_model(
-    number: signal.Signals, in_process: InProcess, workspace: Path, python: list[str]
+    number: signal.Signals, in_process: InProcess, workspace: Path, stop_training: StopTraining
 ) -> None:
     from mlflow import MlflowClient
 
     in_process("train", *QUICK_GB, "tracking=disabled", "model_path=m")
     before = _digest(workspace / "m")
-    process = subprocess.Popen(
-        [
-            *(*python, "-m", "entrypoints.train", "model=gb", "model_path=m"),
-            *("model.max_iter=1000000", "training.patience=null", "model.booster=exact"),
-        ],
-        cwd=workspace,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    status, output = stop_training(
+        number,
+        *("model=gb", "model_path=m", "model.max_iter=1000000"),
+        *("training.patience=null", "model.booster=exact"),
+        when=lambda: _is_fitting(workspace / "mlflow.db"),
     )
-    deadline = time.monotonic() + 120
-    while not _is_fitting(workspace / "mlflow.db") and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(number)
-    try:
-        output, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 128 + number, output
+    assert status == 128 + number, output
     (run,) = MlflowClient(f"sqlite:///{workspace}/mlflow.db").search_runs(["1"])
     assert run.info.status == "KILLED"
     assert _digest(workspace / "m") == before

@@ -14,13 +14,11 @@ leave nothing else behind. The exit status is 1 if not.
 from __future__ import annotations
 
 import argparse
-import errno
 import hashlib
 import logging
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import sys
@@ -35,11 +33,11 @@ from ml_project_template.data.prepare import prepare
 from ml_project_template.data.sources import onboard
 from ml_project_template.errors import ProjectError
 from ml_project_template.utils import io
+from tests.soak.broken_files import FileFault, break_files, is_full
 
-Fault = Literal["killed", "disk full", "file too large", "killed at random"]
-FAULTS: tuple[Fault, ...] = get_args(Fault)
+Fault = FileFault | Literal["killed at random"]
+FAULTS: tuple[Fault, ...] = (*get_args(FileFault), "killed at random")
 
-_STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate")
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -84,32 +82,13 @@ def make_table(seed: int, rows: int = 400) -> bytes:
     return "\n".join(lines).encode()
 
 
-def _break(fault: Fault, step: int, folder: str, steps: Any) -> None:
-    """Have this process fail at a step that touches a file below a folder, and count the steps."""
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in _STEPS or not str(arguments[0]).startswith(folder):
-            return
-        steps.value += 1
-        if steps.value != step:
-            return
-        if fault == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), arguments[0])
-
-    sys.addaudithook(hook)
-
-
 def _work(place: Place, fault: Fault, step: int, steps: Any) -> None:
-    if fault == "file too large":
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (step, step))
-    elif fault != "killed at random":
-        _break(fault, step, str(place.folder), steps)
+    if fault != "killed at random":
+        break_files(fault, step, str(place.folder), steps)
     try:
         place.work()
     except OSError as error:
-        os._exit(1 if error.errno in (errno.ENOSPC, errno.EFBIG) else 2)
+        os._exit(1 if is_full(error) else 2)
     except ProjectError:
         os._exit(1)
     except BaseException:

@@ -17,7 +17,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,7 +27,7 @@ import httpx2
 
 from ml_project_template import artifacts
 from ml_project_template.inference import Inference
-from tests.servers import ROW, ServerProcess, train_model
+from tests.servers import ROW, Crowd, ServerProcess, train_model
 
 _PATIENCE = 60.0  # seconds
 _ROWS = [list(ROW.values()), [6.7, 3.0, 5.2, 2.3], [5.9, 2.8, 4.3, 1.3]]
@@ -58,7 +57,7 @@ BREAKS: dict[str, Callable[[Path], None]] = {
 }
 
 
-class Clients:
+class Clients(Crowd):
     """Clients that send the same rows again and again, and compare the answers.
 
     Args:
@@ -74,11 +73,7 @@ class Clients:
         self.wrong: list[str] = []
         self._address = address
         self._versions = versions
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
+        super().__init__(count)
 
     def _run(self) -> None:
         with httpx2.Client(timeout=20) as client:
@@ -100,12 +95,6 @@ class Clients:
             if found == expected:
                 return version
         return "wrong"
-
-    def end(self) -> None:
-        """Let them go."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def attack(

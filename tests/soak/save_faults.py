@@ -12,54 +12,29 @@ whole, and the next save has to leave nothing else behind. The exit status is 1 
 from __future__ import annotations
 
 import argparse
-import errno
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from ml_project_template import artifacts
 from ml_project_template.errors import ArtifactError
 from ml_project_template.models import BaseModel, ModelRegistry
+from tests.soak.broken_files import FileFault, break_files, is_full
 from tests.soak.mutated_models import make_models
 
-Fault = Literal["killed", "disk full", "file too large"]
 
-_STEPS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate")
-
-
-def _break(fault: Fault, step: int, folder: str, steps: Any) -> None:
-    """Have this process fail at a step that touches a file below a folder, and count the steps."""
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in _STEPS or not str(arguments[0]).startswith(folder):
-            return
-        steps.value += 1
-        if steps.value != step:
-            return
-        if fault == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), arguments[0])
-
-    sys.addaudithook(hook)
-
-
-def _save(source: Path, place: Path, fault: Fault, step: int, steps: Any) -> None:
+def _save(source: Path, place: Path, fault: FileFault, step: int, steps: Any) -> None:
     model = ModelRegistry.load(str(source))
-    if fault == "file too large":
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (step, step))
-    else:
-        _break(fault, step, str(place.parent), steps)
+    break_files(fault, step, str(place.parent), steps)
     try:
         model.save(str(place))
     except OSError as error:
-        os._exit(1 if error.errno in (errno.ENOSPC, errno.EFBIG) else 2)
+        os._exit(1 if is_full(error) else 2)
     except ArtifactError:
         os._exit(1)
     os._exit(0)
@@ -76,7 +51,9 @@ def _digest(place: Path) -> str | None:
     return found
 
 
-def break_each_step(old: Path, new: Path, folder: Path, fault: Fault) -> tuple[Counter[str], int]:
+def break_each_step(
+    old: Path, new: Path, folder: Path, fault: FileFault
+) -> tuple[Counter[str], int]:
     """Save a model over another one again and again, each time broken at another step.
 
     Args:
@@ -129,8 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as scratch:
         old, new = make_models(Path(scratch), options.models).values()
-        faults: tuple[Fault, ...] = ("killed", "disk full", "file too large")
-        for fault in faults:
+        for fault in get_args(FileFault):
             folder = Path(scratch) / fault
             folder.mkdir()
             found, left = break_each_step(old, new, folder, fault)

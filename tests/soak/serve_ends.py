@@ -18,7 +18,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from tests.servers import BODY, Load, ServerProcess, train_model
+from tests.servers import BODY, Crowd, Load, ServerProcess, train_model
 
 _MOST_SECONDS = 25.0
 _AT_A_TIME = 5
@@ -37,7 +36,7 @@ _BODY = json.dumps(BODY).encode()
 _REQUEST = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(_BODY) + _BODY
 
 
-class Pipelines:
+class Pipelines(Crowd):
     """Clients that send several requests at a time, each over a connection that is kept."""
 
     def __init__(self, address: str, clients: int) -> None:
@@ -45,11 +44,7 @@ class Pipelines:
         self.dropped: list[str] = []
         parts = urlsplit(address)
         self._address = (parts.hostname, parts.port)
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run) for _ in range(clients)]
-        for thread in self._threads:
-            thread.start()
+        super().__init__(clients)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -86,12 +81,6 @@ class Pipelines:
                 self.dropped.append(f"{_AT_A_TIME - came} of {_AT_A_TIME}: {error!r}")
             return False
         return keeps
-
-    def end(self) -> None:
-        """Let them go."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
 
 @dataclass
