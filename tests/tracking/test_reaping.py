@@ -78,16 +78,21 @@ def _tag(machine: str) -> str:
 def test_on_a_server_those_of_the_same_experiment_are_ended(
     tracking_server: TrackingServer, workspace: Path, python: list[str]
 ) -> None:
+    from mlflow import MlflowClient
+
     uri = tracking_server.uri
     mine, others = (_killed(uri, name, workspace, python) for name in ("reap-x", "reap-y"))
     with MLflowTracker(uri).start_run(experiment_name="reap-x"):
         pass
     statuses = _statuses(uri)
     assert (statuses[mine], statuses[others]) == ("KILLED", "RUNNING")
-    # All of them by the command.
-    assert reap(uri, dry_run=True) == [others]
-    assert reap(uri) == [others]
-    assert reap(uri) == []
+    # The command looks in all of them. The server is that of all tests: those that another one
+    # has killed are not for this one to end.
+    assert others in reap(uri, dry_run=True)
+    assert mine not in reap(uri, dry_run=True)
+    experiment = MlflowClient(uri).get_run(others).info.experiment_id
+    assert reap(uri, [experiment]) == [others]
+    assert reap(uri, [experiment]) == []
     assert _statuses(uri)[others] == "KILLED"
 
 
