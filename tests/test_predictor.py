@@ -302,6 +302,24 @@ def test_a_bad_value_is_named_and_nothing_is_written(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["rows.csv", output]
 
 
+def test_a_row_without_a_finite_answer_is_told_and_nothing_is_written(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = predictor.model.predict
+
+    def overflow(X: Any) -> Any:
+        return np.where(X[:, :1] > 100, np.inf, scores(X))
+
+    monkeypatch.setattr(predictor.model, "predict", overflow)
+    assert predictor.predict([[16.0, 5.0, True]]).labels == ["ripe"]
+    with pytest.raises(DataError, match=r"^Row 2: the model has no finite answer"):
+        predictor.predict([[16.0, 5.0, True], [1e6, 5.0, True]])
+    given = written(tmp_path / "rows.csv", *["16,5,1"] * 8, "1e6,5,1")
+    with pytest.raises(DataError, match=r"rows\.csv', of the rows after row 6: Row 3: the model"):
+        score_file(predictor, given, str(tmp_path / "scored.csv"), chunk_size=3)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.csv"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -18,8 +18,8 @@ import numpy as np
 
 from ml_project_template import artifacts
 from ml_project_template.data.preprocessing import Preprocessor
-from ml_project_template.data.signature import Signature, Task
-from ml_project_template.errors import ArtifactError, DataError, ProjectError, RegistryError
+from ml_project_template.data.signature import Signature, Task, check_answers
+from ml_project_template.errors import ArtifactError, ProjectError, RegistryError
 from ml_project_template.models._onnx import PREPARED, SCORES, ScoreGraph
 from ml_project_template.models.registry import ModelRegistry
 
@@ -161,11 +161,7 @@ class Inference:
         if largest > self._bound:
             # Tells where, if it is really too large.
             self._preprocessor.transform_array(rows)
-        answers = self._engine(rows)
-        if not np.isfinite(answers).all():
-            row = int(np.nonzero(~np.isfinite(answers).all(axis=1))[0][0])
-            raise DataError(f"Row {row + 1}: the model has no finite answer to its values.")
-        return answers
+        return check_answers(self._engine(rows))
 
 
 def _tensors(directory: Path) -> dict[str, NDArray[Any]]:

@@ -191,7 +191,7 @@ class Predictor:
             `BaseModel.answer`.
 
         Raises:
-            DataError: A value can't be prepared.
+            DataError: A value can't be prepared, or the model's answer is no finite number.
         """
         if self.preprocessor is None:
             return self.model.answer(rows.astype(np.float32))
@@ -206,7 +206,8 @@ class Predictor:
                 NaN are missing values; a level that the training rows did not have counts as one.
 
         Raises:
-            DataError: A column is missing or unknown, or a value is not of its feature's type.
+            DataError: A column is missing or unknown, a value is not of its feature's type, or the
+                model's answer to a row is no finite number.
         """
         frame = self.signature.rows_to_frame(rows)
         raw = frame.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -414,7 +415,11 @@ def _score(
             for feature in predictor.signature.features
         }
     )
-    prediction = predictor.predict(frame)
+    try:
+        prediction = predictor.predict(frame)
+    except DataError as error:
+        # It counts the rows that it was given.
+        raise DataError(f"'{path}', of the rows after row {offset}: {error}") from error
     columns = dict(zip(chunk.schema.names, chunk.columns, strict=True))
     for name, column in numbers.items():
         if typed and pa.types.is_string(columns[name].type):

@@ -310,6 +310,10 @@ def test_the_random_state_of_others_does_not_matter(iris: Splits) -> None:
             lambda t: t.update({"layers.0.bias": np.zeros(8)}),
             r"is float64\[8\], config.json asks for float32\[8\]",
         ),
+        (
+            lambda t: t.update({"layers.1.running_var": np.full(8, -1, dtype=np.float32)}),
+            "'layers.1.running_var' has a variance below zero|Unknown tensor",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit_the_network_are_refused(

@@ -81,6 +81,12 @@ def test_softmax_takes_scores_of_any_size() -> None:
     assert chances.dtype == np.float64
 
 
+@pytest.mark.parametrize("score", [np.inf, np.nan])
+def test_softmax_of_what_is_no_score_is_no_number(score: float) -> None:
+    chances = softmax(np.array([[score, 0.0], [1.0, 1.0]]))
+    np.testing.assert_array_equal(chances, [[np.nan, np.nan], [0.5, 0.5]])
+
+
 def test_confusion_counts_are_those_of_scikit_learn() -> None:
     y, chances = _case(4, seed=1)
     predicted = chances.argmax(axis=1)

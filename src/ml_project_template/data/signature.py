@@ -41,6 +41,7 @@ __all__ = [
     "Signature",
     "Task",
     "Value",
+    "check_answers",
     "describe",
     "sample_rows",
     "sample_value",
@@ -501,6 +502,25 @@ def _missing(name: str, surplus: set[str]) -> str:
     close = difflib.get_close_matches(name, sorted(surplus), n=1, cutoff=0.5)
     hint = f"; is it '{close[0]}'?" if close else "."
     return f"the feature '{name}' is missing{hint}"
+
+
+def check_answers(answers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """See that a model's answers are numbers: a class that is picked from NaN looks like one.
+
+    Args:
+        answers: Probabilities or numbers, of shape ``(n_rows, n_outputs)``.
+
+    Returns:
+        The answers.
+
+    Raises:
+        DataError: One is NaN or infinite; names the row.
+    """
+    finite = np.isfinite(answers)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite.all(axis=1))[0])
+        raise DataError(f"Row {row + 1}: the model has no finite answer to its values.")
+    return answers
 
 
 def describe(name: str, column: pd.Series[Any]) -> Feature:

@@ -549,7 +549,7 @@ def _rmse(outputs: torch.Tensor, y: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def _check_tensors(tensors: Mapping[str, Any], expected: Mapping[str, torch.Tensor]) -> None:
-    """Compare names, shapes and types of a file's tensors with those of the network."""
+    """Compare a file's tensors with those of the network; variances of a batch are none below 0."""
     file_name = artifacts.WEIGHTS_SAFETENSORS
     for name in tensors:
         if name not in expected:
@@ -564,3 +564,5 @@ def _check_tensors(tensors: Mapping[str, Any], expected: Mapping[str, torch.Tens
                 f"{file_name}: the tensor '{name}' is {found.dtype}{list(found.shape)}, "
                 f"config.json asks for {kind}{list(shape)}."
             )
+        if name.endswith(".running_var") and (found < 0).any():
+            raise ArtifactError(f"{file_name}: the tensor '{name}' has a variance below zero.")

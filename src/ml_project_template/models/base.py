@@ -29,6 +29,7 @@ from pydantic import Field
 from ml_project_template import artifacts
 from ml_project_template.data.base import BaseDataset
 from ml_project_template.data.one_hot import OneHot, OneHotDataset
+from ml_project_template.data.signature import Signature, check_answers
 from ml_project_template.errors import (
     ArtifactError,
     ConfigError,
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from ml_project_template.data.preprocessing import Preprocessor
-    from ml_project_template.data.signature import Signature, Task
+    from ml_project_template.data.signature import Task
     from ml_project_template.data.tabular import TabularDataset
     from ml_project_template.models._onnx import ScoreGraph
     from ml_project_template.tracking import Run, Tracker
@@ -708,11 +709,12 @@ class BaseModel(ABC):
 
         Raises:
             ModelError: The model is not fitted.
-            DataError: Another number of features, or values that are no numbers.
+            DataError: Another number of features, values that are no numbers, or values to which
+                the model's answer is none.
         """
         if self.task == "regression":
-            return np.asarray(self.predict(X), dtype=np.float64).reshape(-1, 1)
-        return np.asarray(self.predict_proba(X), dtype=np.float64)
+            return check_answers(np.asarray(self.predict(X), dtype=np.float64).reshape(-1, 1))
+        return check_answers(np.asarray(self.predict_proba(X), dtype=np.float64))
 
     def report(self, step: int, metrics: Mapping[str, float], total: int | None = None) -> None:
         """Tell whoever listens how the fit goes; called by ``_fit``.
@@ -965,13 +967,12 @@ class BaseModel(ABC):
         takes_gaps = self.takes_gaps(self._model_params, self.preprocessor)
         rows = self.signature.probe_rows(missing=takes_gaps)
         try:
-            answers = self.answer(self.preprocessor.transform_array(rows))
+            return {artifacts.PROBE: self.answer(self.preprocessor.transform_array(rows))}
         except Exception as error:
             # Whatever a model of somebody's own says to such rows, it is trained and is to be
             # saved. A server then loads the model itself.
             _logger.debug("No answers to the probe rows: %s", error)
             return {}
-        return {artifacts.PROBE: answers} if np.isfinite(answers).all() else {}
 
     @classmethod
     def takes_gaps(cls, params: Mapping[str, Any], preprocessor: Preprocessor) -> bool:
@@ -1048,7 +1049,6 @@ class BaseModel(ABC):
             DataError: A file holds something else.
         """
         from ml_project_template.data.preprocessing import Preprocessor
-        from ml_project_template.data.signature import Signature
 
         def read(file_name: str) -> Any:
             return read_json(str(directory / file_name))
@@ -1064,7 +1064,6 @@ class BaseModel(ABC):
     def _describe(self, splits: Mapping[str, TabularDataset]) -> dict[str, TabularDataset]:
         """Take the preprocessor and the signature from the training rows; prepare raw ones."""
         from ml_project_template.data.preprocessing import Preprocessor
-        from ml_project_template.data.signature import Signature
 
         train_data = splits["train"]
         if train_data.preprocessor is not None:

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import logging
 import os
 import signal
 import socket
-import struct
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,6 +23,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from ml_project_template.errors import ProjectError
+from ml_project_template.serving.door import close_door, somebody_waits
 from ml_project_template.serving.metrics import ServerMetrics
 from ml_project_template.serving.protocol import BoundedProtocol
 from ml_project_template.serving.slow_clients import SlowClients
@@ -43,9 +41,10 @@ _SHUTDOWN_SECONDS = 20  # for the answers that are still being computed
 _KEEP_ALIVE_SECONDS = 75  # longer than the 60 s of the usual load balancers, who then close first
 _RESTART_SECONDS = 1.0
 _READY = b"r"
-_SO_ATTACH_FILTER = 26
-_LAST_ACCEPT_SECONDS = 0.05
+_LAST_ACCEPT_SECONDS = 0.2  # a round trip: who is half in when the door closes
 _FIRST_REQUEST_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
+_PASSES = 3  # of the event loop: to accept, to read, and to begin an answer
 _ACCEPTS_AT_ONCE = 32
 _TICKS_A_LOOK = 5  # at clients that stand still; ten ticks are a second
 
@@ -176,32 +175,26 @@ class _Server(uvicorn.Server):
         is reset with the request that it brings; so is one without a request yet when uvicorn
         closes those.
         """
-        _close_the_door(self._listener)
+        close_door(self._listener)
         await asyncio.sleep(_LAST_ACCEPT_SECONDS)
         deadline = time.monotonic() + _FIRST_REQUEST_SECONDS
-        while time.monotonic() < deadline and any(
-            getattr(connection, "cycle", None) is None
-            for connection in self.server_state.connections
+        while time.monotonic() < deadline and (
+            somebody_waits(self._listener)
+            or any(
+                getattr(connection, "cycle", None) is None
+                for connection in self.server_state.connections
+            )
         ):
-            await asyncio.sleep(_LAST_ACCEPT_SECONDS)
+            await asyncio.sleep(_LOOK_SECONDS)
+        # What came while this process had no processor: a timer goes off before sockets are read.
+        for _ in range(_PASSES):
+            await asyncio.sleep(0)
 
     def _start(self, work: object) -> None:
         # The loop itself holds tasks by weak references only.
         task = asyncio.ensure_future(work)  # type: ignore[call-overload]
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _close_the_door(listener: socket.socket) -> None:
-    """Have the kernel ignore who knocks at a listener from now on: they find it closed later."""
-    if sys.platform != "linux":
-        return
-    # A classic BPF program of one instruction, "return 0": take nothing of any packet. Linux' uapi
-    # `struct sock_filter` and `struct sock_fprog`, see socket(7), SO_ATTACH_FILTER.
-    program = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    header = struct.pack("HP", 1, ctypes.addressof(program))
-    with contextlib.suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
 
 
 class _Supervisor:

@@ -71,10 +71,13 @@ def softmax(scores: NDArray[Any]) -> NDArray[np.float64]:
         scores: Raw scores of shape ``(n_samples, n_classes)``.
 
     Returns:
-        Probabilities of the same shape, float64; each row sums to 1.
+        Probabilities of the same shape, float64; each row sums to 1. Of a row with a score that
+        is NaN or plus infinity they are NaN.
     """
     # The row's maximum is taken off first, so that no exponential overflows.
-    exponentials = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    with np.errstate(invalid="ignore"):
+        distances = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    exponentials = np.exp(distances)
     result: NDArray[np.float64] = exponentials / exponentials.sum(axis=1, keepdims=True)
     return result
 
