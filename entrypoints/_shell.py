@@ -41,7 +41,7 @@ from ml_project_template.utils.secrets import (
     redact,
     remember_secrets,
 )
-from ml_project_template.utils.signals import stopping_by_exception
+from ml_project_template.utils.signals import stop_behind, stopping_by_exception
 
 __all__ = ["Shell", "entrypoint", "explain", "hide_secrets", "plain", "run"]
 
@@ -141,10 +141,14 @@ def _run(main: Shell) -> None:
     except KeyboardInterrupt:
         if _traceback_wanted:
             raise
-        _fail("Interrupted.", status=128 + signal.SIGINT)
+        _interrupted()
     except Exception as error:
         if _traceback_wanted:
             _fail_with_traceback()
+        if not isinstance(error, ProjectError) and (stop := stop_behind(error)) is not None:
+            if isinstance(stop, KeyboardInterrupt):
+                _interrupted()
+            raise stop from None
         if isinstance(error, HydraException):
             _fail(*main.explain(sys.argv[1:], error))
         _fail(*explain(error))
@@ -187,6 +191,8 @@ def _job(task: Task, cfg: DictConfig, optional: frozenset[str]) -> Any:
             raise ConfigError("\n".join(f"{key}: is required: {key}=..." for key in missing))
         return task(cfg)
     except Exception as error:
+        if not isinstance(error, ProjectError) and (stop := stop_behind(error)) is not None:
+            raise stop from None
         lines = [redact(line, secrets) for line in explain(error)]
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             # Where it happens; a sweep counts its failed jobs by their exceptions.
@@ -240,6 +246,10 @@ def _values(cfg: Any) -> Any:
         with suppress(OmegaConfBaseException):
             found[str(key)] = _values(cfg[key])
     return list(found.values()) if isinstance(cfg, ListConfig) else found
+
+
+def _interrupted() -> NoReturn:
+    _fail("Interrupted.", status=128 + signal.SIGINT)
 
 
 def _fail(*lines: str, status: int = 1) -> NoReturn:

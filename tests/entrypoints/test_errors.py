@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from entrypoints import _shell
 from entrypoints._composition import composition_problems
 from entrypoints._shell import explain
+from ml_project_template.errors import ArtifactError
 from tests.conftest import CommandLine
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -168,3 +172,32 @@ def test_a_group_that_is_none_here_is_told() -> None:
     assert problem == (
         "model: holds settings, and there is nothing to choose here. Set: model.path"
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "came_of_it", "status", "told"),
+    [
+        (signal.SIGTERM, AttributeError("half done"), 143, ""),
+        (signal.SIGINT, AttributeError("half done"), 130, "error: Interrupted.\n"),
+        (signal.SIGTERM, ArtifactError("No room for it."), 1, "error: No room for it.\n"),
+    ],
+)
+def test_a_stop_is_no_mistake_though_a_library_stumbles_over_it(
+    number: signal.Signals,
+    came_of_it: Exception,
+    status: int,
+    told: str,
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped() -> None:
+        try:
+            signal.raise_signal(number)
+        except BaseException:
+            raise came_of_it from None
+
+    main: Any = stopped
+    with pytest.raises(SystemExit) as ended:
+        _shell.run(main)
+    assert ended.value.code == status
+    assert capsys.readouterr() == ("", told)

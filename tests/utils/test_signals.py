@@ -12,6 +12,7 @@ import pytest
 
 from ml_project_template.utils.signals import (
     Terminated,
+    stop_behind,
     stopping_by_exception,
     stopping_later,
     stopping_on_request,
@@ -161,3 +162,18 @@ def test_what_is_ignored_stays_ignored_and_a_thread_hears_nothing() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGINT)]
+
+
+def test_who_asked_to_stop_is_found_behind_what_came_of_it() -> None:
+    with stopping_by_exception():
+        try:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except BaseException:
+                raise AttributeError("half done") from None
+        except AttributeError as error:
+            stop = stop_behind(error)
+    assert isinstance(stop, Terminated)
+    assert stop.signum == signal.SIGTERM
+    assert stop_behind(stop) is None
+    assert stop_behind(ValueError()) is None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "StopRequest",
     "Terminated",
+    "stop_behind",
     "stopping_by_exception",
     "stopping_later",
     "stopping_on_request",
@@ -189,3 +190,24 @@ def was_stopped(error: BaseException) -> bool:
     if isinstance(error, SystemExit):
         return error.code in _STOPPED
     return isinstance(error, KeyboardInterrupt)
+
+
+def stop_behind(error: BaseException) -> BaseException | None:
+    """Find what asked the process to stop behind an exception that took its place.
+
+    A library that is interrupted may come across its own half-done work while it cleans up.
+
+    Args:
+        error: The exception.
+
+    Returns:
+        What it was raised out of; None if nobody asked to stop.
+    """
+    seen = set()
+    behind = error.__context__
+    while behind is not None and id(behind) not in seen:
+        if was_stopped(behind):
+            return behind
+        seen.add(id(behind))
+        behind = behind.__context__
+    return None
