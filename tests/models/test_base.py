@@ -339,7 +339,12 @@ def test_scores_that_are_no_numbers_are_a_divergence(iris: Splits) -> None:
         ("signature.json", lambda c: c.pop("features"), "signature"),
         ("preprocessing.json", lambda c: c.update(mean=[0.0]), "preprocessing.mean"),
         ("metadata.json", lambda c: c.update(num_features=0), "num_features"),
-        ("metadata.json", lambda c: c.update(num_features=7), "does not take 7 features"),
+        (
+            "metadata.json",
+            lambda c: c.update(num_features=7),
+            "num_features is 7, preprocessing.json makes 4",
+        ),
+        ("metadata.json", lambda c: c.update(num_features=True), "num_features must be a positive"),
     ],
 )
 def test_a_directory_whose_parts_do_not_fit_is_refused(

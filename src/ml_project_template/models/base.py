@@ -1057,8 +1057,13 @@ class BaseModel(ABC):
         signature = Signature.from_dict(read(artifacts.SIGNATURE))
         metadata = read(artifacts.METADATA)
         n_features = metadata.get("num_features") if isinstance(metadata, dict) else None
-        if not isinstance(n_features, int) or n_features < 1:
+        if type(n_features) is not int or n_features < 1:
             raise ArtifactError("metadata.json: num_features must be a positive number.")
+        prepared = len(preprocessor.output_names_)
+        if n_features != prepared:
+            raise ArtifactError(
+                f"metadata.json: num_features is {n_features}, preprocessing.json makes {prepared}."
+            )
         return ModelParts(preprocessor, signature, metadata, n_features)
 
     def _describe(self, splits: Mapping[str, TabularDataset]) -> dict[str, TabularDataset]:
