@@ -16,6 +16,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -322,7 +323,11 @@ class _Run:
             self.runner.on_start(name, process)
             output, _ = process.communicate()
         code = process.returncode
-        code = 128 - code if code < 0 else code
+        if code < 0:
+            # Its disk goes with a pod. Of one that came to its own end a test sees what it left.
+            for disk in folders.values():
+                shutil.rmtree(disk)
+            code = 128 - code
         return Node(
             name,
             template["name"],

@@ -131,6 +131,7 @@ def test_a_tree_that_is_too_deep_for_onnx_runtime_has_no_graph() -> None:
         ({"left": [2, ~0]}, "a child is not after its parent"),
         ({"left": [1, ~2]}, "a leaf is missing"),
         ({"root": [0, 1]}, "a child is not after its parent"),
+        ({"left": [~0, ~0], "right": [~0, ~1], "root": [0, 1]}, "a leaf is of two trees"),
         ({"root": []}, "a stage is incomplete"),
         ({"root": [0, 0]}, "a root is out of place"),
         ({"root": [0, 2]}, "a root is out of place"),

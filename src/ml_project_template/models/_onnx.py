@@ -516,6 +516,12 @@ def check_trees(
         require(bool((~child[~inner] < n_leaves).all()), "a leaf is missing")
         parents += np.bincount(child[inner], minlength=n_nodes)
     require(bool((parents == 1).all()), "a node has not one parent")
+    # An answer goes where the tree of its leaf stands for.
+    tree_of_node, tree_of_leaf = _tree_of_node(trees), _tree_of_leaf(trees)
+    for side in ("left", "right"):
+        leaf = trees[side] < 0
+        own = tree_of_leaf[~trees[side][leaf]] == tree_of_node[leaf]
+        require(bool(own.all()), "a leaf is of two trees")
     require(
         bool(((trees["feature"] >= 0) & (trees["feature"] < n_features)).all()),
         "a feature is missing",
@@ -601,11 +607,15 @@ def forest_graph(
     return ScoreGraph(nodes, constants)
 
 
+def _tree_of_node(trees: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
+    """Say which tree each node belongs to."""
+    ends = np.append(trees["root"][1:], len(trees["feature"]))
+    return np.repeat(np.arange(len(trees["root"])), ends - trees["root"])
+
+
 def _tree_of_leaf(trees: Mapping[str, NDArray[Any]]) -> NDArray[np.int64]:
     """Say which tree each leaf belongs to: the one whose nodes point to it."""
-    tree_of_node = np.repeat(
-        np.arange(len(trees["root"])), np.diff(np.append(trees["root"], len(trees["feature"])))
-    )
+    tree_of_node = _tree_of_node(trees)
     tree_of_leaf = np.zeros(len(trees["leaf_value"]), dtype=np.int64)
     for side in ("left", "right"):
         leaf = trees[side] < 0
