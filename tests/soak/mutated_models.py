@@ -47,7 +47,7 @@ from ml_project_template.errors import ProjectError
 from ml_project_template.inference import Inference
 from ml_project_template.models import BaseModel, ModelRegistry
 
-_HANG_SECONDS = 30
+_HANG_SECONDS = 120  # of a machine that may have much else to do
 _WRONG = ("accepted", "executed", "failed", "answered", "crashed", "hung")
 _CLOSED = frozenset({artifacts.WEIGHTS_CATBOOST, artifacts.WEIGHTS_LIGHTGBM})
 
