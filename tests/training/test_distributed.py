@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -119,9 +120,18 @@ def test_a_fit_on_two_devices_goes_on_from_a_checkpoint() -> None:
         assert torch.equal(gone_on.module.state_dict()[name], tensor)
 
 
+class _Lean(torch.nn.Module):
+    """Refuses to work where more of Lightning was imported than a fit needs."""
+
+    def forward(self, X: torch.Tensor) -> torch.Tensor:
+        assert "lightning.pytorch" not in sys.modules
+        assert "torchmetrics" not in sys.modules
+        return X
+
+
 def _with_dropout(reporter: History) -> FitJob:
     job = _job(reporter)
-    return replace(job, module=torch.nn.Sequential(torch.nn.Dropout(0.2), job.module))
+    return replace(job, module=torch.nn.Sequential(_Lean(), torch.nn.Dropout(0.2), job.module))
 
 
 @pytest.mark.long

@@ -11,6 +11,7 @@ from ml_project_template.utils.collecting import importing
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
+    from lightning.fabric.strategies.strategy import Strategy
 
 __all__ = ["Precision", "make_fabric"]
 
@@ -48,7 +49,7 @@ def make_fabric(accelerator: str, precision: Precision, devices: int = 1) -> Fab
             accelerator=accelerator,
             devices=devices,
             # Not by running the command anew, as the usual strategy does: that is a sweep, too.
-            strategy="auto" if devices == 1 else "ddp_spawn",
+            strategy="auto" if devices == 1 else _one_process_each(),
             precision=precision,
         )
     except (MisconfigurationException, RuntimeError, ValueError) as error:
@@ -57,3 +58,9 @@ def make_fabric(accelerator: str, precision: Precision, devices: int = 1) -> Fab
             f"model.accelerator={accelerator} can't be used with precision {precision} and "
             f"{devices} device(s) here: {reason}"
         ) from error
+
+
+def _one_process_each() -> Strategy:
+    from ml_project_template.training.spawning import SpawnStrategy
+
+    return SpawnStrategy()
