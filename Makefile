@@ -26,12 +26,14 @@ setup: $(filter .uv/bin/uv,$(UV)) ## install everything into .venv
 train: setup ## train the network on iris; more settings: make train ARGS="model=gb seed=0"
 	$(RUN) python -m entrypoints.train model=mlp data=iris $(ARGS)
 
-test: setup ## run the tests
-	$(RUN) pytest -n auto --dist worksteal $(ARGS)
+# The long ones are trainings on several devices, pipelines, benchmarks and the like.
+TESTS := -m "not long"
+test: setup ## run the tests, but for the long ones
+	$(RUN) pytest -n auto --dist worksteal $(TESTS) $(ARGS)
 
 # A third slower than the tests alone.
-coverage: override ARGS += --cov --cov-report=term-missing:skip-covered
-coverage: test ## run the tests, and see that they reach the code
+coverage: override TESTS := --cov --cov-report=term-missing:skip-covered
+coverage: test ## run all tests, and see that they reach the code
 
 lock: $(filter .uv/bin/uv,$(UV)) ## see that uv.lock says what pyproject.toml does
 	$(UV) lock --check

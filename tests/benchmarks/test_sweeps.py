@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks import sweeps
 from benchmarks.harness import Samples
 from benchmarks.sweeps import ONE, PLAIN, Search
 
 
+@pytest.mark.long
 def test_a_search_is_held_against_one_written_by_hand() -> None:
     ways = [way for way in sweeps.searches() if way.name in (ONE, PLAIN)]
     (report,) = sweeps.measure(trials=4, ways=ways)

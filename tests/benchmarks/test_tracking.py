@@ -11,6 +11,7 @@ from benchmarks import tracking
 EPOCHS = 2
 
 
+@pytest.mark.long
 def test_every_way_tells_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow import MlflowClient
 

@@ -606,7 +606,7 @@ def test_a_signal_stops_a_sweep_and_the_same_command_goes_on(
         time.sleep(0.02)
     # Ctrl-C reaches all processes of a terminal, a scheduler asks the first one alone.
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=180)
     assert process.returncode == 128 + number, output
     assert "the same command goes on" in output
     parent, children = _runs(workspace)

@@ -16,7 +16,6 @@ from tests.soak.tracking_faults import Case
 from tests.tracking_server import TrackingServer
 
 
-@pytest.mark.long
 def test_a_training_whose_server_fails_is_told_whole_and_once(
     tracking_server: TrackingServer, tmp_path: Path
 ) -> None:
@@ -107,6 +106,5 @@ def test_what_a_killed_preprocessing_leaves_behind_is_seen(
     assert preprocess_kills.break_each_step(tmp_path, "killed")["left"] > 0
 
 
-@pytest.mark.long
 def test_two_that_do_the_same_at_once_come_to_a_good_end(workspace: Path) -> None:
     assert two_at_once.run_at_once(2) == []
