@@ -90,6 +90,9 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(FOREIGN):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    # A thread of an earlier test that still tries to reach its server would draw from Python's
+    # generator, which a later test may have seeded.
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_JITTER", "0")
 
 
 @pytest.fixture
