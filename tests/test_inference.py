@@ -430,7 +430,7 @@ print(json.dumps(outcomes))
 """
 
 
-@pytest.mark.parametrize(("kind", "count"), [("booster", 250), ("network", 100)])
+@pytest.mark.parametrize(("kind", "count"), [("booster", 80), ("network", 40)])
 def test_whatever_is_in_the_arrays_the_server_neither_crashes_nor_hangs(
     kind: str, count: int, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from tests.argo.conftest import Cluster
 from tests.argo.runner import Runner
 from tests.servers import ServerProcess
 
+pytestmark = pytest.mark.long
+
 MakeRunner = Callable[..., Runner]
 
 # As a user types it: quotes for the words, and Hydra's own inside.
@@ -31,7 +33,6 @@ def _name(kind: str) -> str:
     return f"{kind}-{uuid.uuid4().hex[:8]}"
 
 
-@pytest.mark.long
 def test_the_pipeline_trains_and_promotes_whatever_dies_on_the_way(
     cluster: Cluster, runner: MakeRunner, start_server: Callable[..., ServerProcess]
 ) -> None:
@@ -88,7 +89,6 @@ def test_the_pipeline_trains_and_promotes_whatever_dies_on_the_way(
     assert "class_2" in json.dumps(info)
 
 
-@pytest.mark.long
 def test_a_model_that_is_not_good_enough_goes_no_further(
     cluster: Cluster, runner: MakeRunner
 ) -> None:
@@ -134,7 +134,6 @@ def test_a_typo_ends_the_pipeline_before_anything_is_done(
     assert cluster.runs(name) == []
 
 
-@pytest.mark.long
 def test_workers_of_a_sweep_share_one_study(
     cluster: Cluster, runner: MakeRunner, postgresql: str
 ) -> None:

@@ -254,6 +254,7 @@ def test_hydras_own_sweeper_still_works(in_process: InProcess, workspace: Path) 
     assert len(list(workspace.glob(".models/multirun/*/*/[01]/manifest.json"))) == 2
 
 
+@pytest.mark.long
 def test_another_launcher_runs_the_trials_below_the_same_run(
     in_process: InProcess, workspace: Path
 ) -> None:
@@ -583,6 +584,7 @@ def test_a_secret_stands_in_nothing_that_a_sweep_writes(
     assert [path for path in written if b"canary" in path.read_bytes()] == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_a_sweep_and_the_same_command_goes_on(
     number: signal.Signals, workspace: Path, python: list[str]
@@ -628,6 +630,7 @@ def test_a_signal_stops_a_sweep_and_the_same_command_goes_on(
     assert Counter(run.info.status for run in children)["FINISHED"] == 12
 
 
+@pytest.mark.long
 def test_processes_with_one_database_share_a_study_and_stop_together(
     postgresql: str, workspace: Path, python: list[str]
 ) -> None:

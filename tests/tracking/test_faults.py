@@ -31,6 +31,8 @@ from tests.object_store import ObjectStore, start_object_store
 from tests.servers import wait_until
 from tests.tracking_server import TrackingServer, s3_environment, start_tracking_server
 
+pytestmark = pytest.mark.long
+
 ROWS = np.array([[5.1, 3.5, 1.4, 0.2], [6.7, 3.0, 5.2, 2.3]], dtype=np.float32)
 STEPS = 12
 
@@ -161,7 +163,6 @@ def undisturbed(
     return found
 
 
-@pytest.mark.long
 def test_a_server_that_is_killed_costs_a_training_nothing(
     site: Site,
     iris: TabularDataset,
@@ -420,7 +421,6 @@ def test_a_sync_that_is_killed_is_gone_on_with_by_the_next(
     assert run.info.status == "KILLED"
 
 
-@pytest.mark.long
 def test_a_command_ends_well_in_time_while_the_server_does_not_answer(
     site: Site, workspace: Path, command_line: CommandLine, python: list[str]
 ) -> None:

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.long
+
 _HEAVY = ("lightning.pytorch", "torchmetrics", "torch._dynamo", "matplotlib", "scipy", "sympy")
 
 
@@ -38,7 +40,6 @@ def test_fabric_is_imported_without_compiler_and_trainer() -> None:
 
 
 # One process for all: each imports the whole of lightning and of torch's compiler.
-@pytest.mark.long
 def test_compiler_trainer_metrics_and_optimizers_work_as_ever_afterwards() -> None:
     found = _last_line(
         "import json, sys, torch\n"
