@@ -748,6 +748,7 @@ def test_a_reader_follows_a_remote_model_that_is_replaced_twice_while_it_copies(
     assert number_of(remote) == 9
 
 
+@pytest.mark.long
 def test_a_killed_writer_always_leaves_a_whole_remote_model(remote: str) -> None:
     write_model_directory(remote, model(7))
     chance = random.Random(0)

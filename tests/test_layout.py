@@ -173,6 +173,7 @@ def _link_packages(folder: Path, extra: str) -> None:
                 link.symlink_to(source)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("extra", "stage", "overrides"),
     [

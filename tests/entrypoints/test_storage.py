@@ -40,6 +40,7 @@ def left_behind(folder: Path) -> set[str]:
     return {re.sub(r"[0-9-]{5,}", "*", str(file.relative_to(folder))) for file in files}
 
 
+@pytest.mark.long
 def test_the_whole_chain_leaves_nothing_on_this_machine_but_logs(
     workspace: Path, settings: dict[str, str], in_process: InProcess, start_server: Start
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_network_trained_from_a_table_in_a_bucket_is_saved_there(
     assert ModelRegistry.load(model).signature.class_names == ("high", "low")  # type: ignore[union-attr]
 
 
+@pytest.mark.long
 def test_the_trials_of_a_sweep_and_the_best_model_lie_in_the_bucket(
     settings: dict[str, str], command_line: CommandLine, workspace: Path
 ) -> None:

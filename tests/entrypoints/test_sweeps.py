@@ -551,6 +551,7 @@ def test_what_is_edited_while_a_sweep_runs_does_not_change_it(
 # ---- workers
 
 
+@pytest.mark.long
 def test_workers_run_a_search_without_a_framework_that_it_does_not_need(
     command_line: CommandLine, workspace: Path
 ) -> None:

@@ -61,6 +61,7 @@ def _results(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_trials_trained_together_are_those_trained_one_by_one(
     in_process: InProcess,
     workspace: Path,

@@ -160,6 +160,7 @@ def test_each_slot_is_claimed_once_by_all_who_work_on_the_study(address: str) ->
     assert [study.claim() for study in studies] == [None, None]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["journal", "sqlite", "postgresql"])
 def test_processes_that_work_at_once_fill_each_slot_once(
     kind: str, request: pytest.FixtureRequest

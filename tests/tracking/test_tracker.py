@@ -907,6 +907,7 @@ def test_a_server_keeps_runs_and_models(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.long
 def test_a_program_that_uses_mlflow_itself_sees_our_lines_only(tmp_path: Path) -> None:
     script = (
         "import mlflow, sys\n"
