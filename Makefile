@@ -32,7 +32,8 @@ test: setup ## run the tests, but for the long ones
 	$(RUN) pytest -n auto --dist worksteal $(TESTS) $(ARGS)
 
 # A third slower than the tests alone.
-coverage: override TESTS := --cov --cov-report=term-missing:skip-covered
+coverage: override TESTS :=
+coverage: override ARGS += --cov --cov-report=term-missing:skip-covered
 coverage: test ## run all tests, and see that they reach the code
 
 lock: $(filter .uv/bin/uv,$(UV)) ## see that uv.lock says what pyproject.toml does

@@ -145,7 +145,7 @@ def _run(main: Shell) -> None:
     except Exception as error:
         if _traceback_wanted:
             _fail_with_traceback()
-        if not isinstance(error, ProjectError) and (stop := stop_behind(error)) is not None:
+        if (stop := _stop_behind(error)) is not None:
             if isinstance(stop, KeyboardInterrupt):
                 _interrupted()
             raise stop from None
@@ -191,7 +191,7 @@ def _job(task: Task, cfg: DictConfig, optional: frozenset[str]) -> Any:
             raise ConfigError("\n".join(f"{key}: is required: {key}=..." for key in missing))
         return task(cfg)
     except Exception as error:
-        if not isinstance(error, ProjectError) and (stop := stop_behind(error)) is not None:
+        if (stop := _stop_behind(error)) is not None:
             raise stop from None
         lines = [redact(line, secrets) for line in explain(error)]
         if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -246,6 +246,11 @@ def _values(cfg: Any) -> Any:
         with suppress(OmegaConfBaseException):
             found[str(key)] = _values(cfg[key])
     return list(found.values()) if isinstance(cfg, ListConfig) else found
+
+
+def _stop_behind(error: Exception) -> BaseException | None:
+    """Find the request to stop that an error stands for; one of our own has something to say."""
+    return None if isinstance(error, ProjectError) else stop_behind(error)
 
 
 def _interrupted() -> NoReturn:

@@ -7,8 +7,6 @@ a quarter longer to start.
 
 from __future__ import annotations
 
-from typing import Any
-
 from ml_project_template.training.lean_imports import import_fabric
 
 import_fabric()
@@ -27,14 +25,10 @@ class _Launcher(_MultiProcessingLauncher):
 
 
 class SpawnStrategy(DDPStrategy):
-    """Fabric's ``ddp_spawn``.
+    """Fabric's ``ddp_spawn``."""
 
-    Args:
-        settings: As `DDPStrategy` takes them.
-    """
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings, start_method="spawn")
+    def __init__(self) -> None:
+        super().__init__(start_method="spawn")
 
     def _configure_launcher(self) -> None:
         self._launcher = _Launcher(self, start_method="spawn")
