@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from ml_project_template.errors import TrackingError
+from ml_project_template.models.registry import ModelRegistry
 from ml_project_template.tracking import (
     MLflowTracker,
     Run,
@@ -31,6 +33,9 @@ from ml_project_template.tracking.operations import (
 )
 from ml_project_template.tracking.outbox import Outbox
 from tests.servers import wait_until
+
+if TYPE_CHECKING:
+    from ml_project_template.models.base import BaseModel
 
 EPOCHS = 100
 
@@ -202,6 +207,69 @@ def test_whoever_reports_does_not_wait_for_whoever_sends(
     assert [row[3] for row in rows] == [*range(2500)]
     assert max(len(op.content["rows"]) for batch in held.sent for op in batch) <= 1000
     assert not any(tmp_path.iterdir())
+
+
+def test_what_is_on_its_way_when_a_run_is_stopped_is_kept(
+    held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "_LITTLE_PATIENCE", 0.1)
+    box = Outbox(held, ADDRESS, tmp_path)
+    text = Operation("artifact", {"path": "a.txt"}, b"hello")
+    box.put(text)
+    wait_until(lambda: True in box._deadlines)
+    assert box.close(hurry=True) == 1
+    assert box.folder is not None
+    journal = Journal.open(box.folder)
+    assert journal is not None
+    [kept] = journal.pending.values()
+    journal.close()
+    assert (kept.kind, kept.content) == (text.kind, text.content)
+
+
+@pytest.mark.parametrize("is_full", [False, True])
+def test_a_model_is_sent_whole_though_it_was_kept_while_it_was_sent(
+    is_full: bool,
+    store: str,
+    model: BaseModel,
+    model_directory: str,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mlflow import MlflowClient
+
+    on_its_way, kept = threading.Event(), threading.Event()
+    send_files, rows = MlflowClient.log_model_artifacts, iter([True])
+
+    def send_late(client: MlflowClient, model_id: str, folder: str) -> None:
+        on_its_way.set()
+        assert kept.wait(60)
+        send_files(client, model_id, folder)
+
+    def fail_once(*args: Any, **kwargs: Any) -> bool:
+        if next(rows, False):
+            assert on_its_way.wait(60)
+            raise UnreachableError("not now")
+        return write_rows(*args, **kwargs)
+
+    def find_it_full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(MlflowClient, "log_model_artifacts", send_late)
+    monkeypatch.setattr(operations, "write_rows", fail_once)
+    monkeypatch.setattr(outbox, "_FIRST_PAUSE", 0.01)
+    if is_full:
+        monkeypatch.setattr(Journal, "append", find_it_full)
+    with MLflowTracker(store).start_run(experiment_name="x") as run:
+        run.log_params({"a": 1})
+        assert model.signature is not None
+        run.log_model(model_directory, signature=model.signature, sample=model.signature.sample)
+        kept.set()
+    [logged] = MlflowClient(store).search_logged_models([str(run.experiment_id)])
+    assert str(logged.status) == "READY"
+    folder = Path(logged.artifact_location.removeprefix("file://"))
+    loaded: BaseModel = ModelRegistry.load(folder / "data" / Path(model_directory).name)
+    assert loaded.signature == model.signature
+    assert not any(workspace.glob(".unsent/**/*.*"))
 
 
 def test_one_that_is_refused_takes_none_of_the_others_along(tmp_path: Path) -> None:

@@ -277,11 +277,11 @@ def _cut_torn_line(path: Path) -> None:
             file.truncate(content.rfind(b"\n") + 1)
 
 
-def _store(data: bytes | Path, target: Path) -> None:
+def _store(data: bytes | os.PathLike[str], target: Path) -> None:
     """Put bytes, or a copy of a file or folder, on the disk for good."""
     if isinstance(data, bytes):
         target.write_bytes(data)
-    elif data.is_dir():
+    elif Path(data).is_dir():
         shutil.copytree(data, target)
     else:
         shutil.copyfile(data, target)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import posixpath
 import random
 import re
+import shutil
 import tempfile
 import threading
 import time
 import uuid
+import weakref
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +50,7 @@ __all__ = [
     "Operation",
     "RunAddress",
     "Sender",
+    "StagedFolder",
     "joined",
     "make_run",
     "model_operation",
@@ -105,6 +109,25 @@ class RunAddress:
     opening: Opening | None = None
 
 
+class StagedFolder(os.PathLike[str]):
+    """A temporary folder that is removed when nobody has this object any more.
+
+    Whoever sends a folder may still be at it when it is kept elsewhere, and whoever told it has
+    gone on.
+
+    Args:
+        name: Its name.
+    """
+
+    def __init__(self, name: str) -> None:
+        staging = tempfile.mkdtemp()
+        self._path = os.path.join(staging, name)  # noqa: PTH118
+        weakref.finalize(self, shutil.rmtree, staging, ignore_errors=True)
+
+    def __fspath__(self) -> str:
+        return self._path
+
+
 @dataclass
 class Operation:
     """One thing that a run tells.
@@ -113,13 +136,14 @@ class Operation:
         kind: ``"params"``, ``"metrics"``, ``"tags"``, ``"inputs"``, ``"artifact"``, ``"model"``,
             ``"once"`` or ``"end"``.
         content: What it says, as plain JSON, without secrets.
-        data: The bytes of an artifact or the file that holds them; the folder of a model.
+        data: The bytes of an artifact or the file that holds them; the folder of a model. Whoever
+            reads a folder keeps hold of this object meanwhile, see `StagedFolder`.
         tried: It may have been sent before, in whole or in part.
     """
 
     kind: str
     content: dict[str, Any]
-    data: bytes | Path | None = None
+    data: bytes | os.PathLike[str] | None = None
     tried: bool = field(default=False, compare=False)
 
     @property
@@ -134,13 +158,14 @@ class Operation:
             return 0
         if isinstance(self.data, bytes):
             return len(self.data)
-        files = [self.data] if self.data.is_file() else self.data.rglob("*")
+        place = Path(self.data)
+        files = [place] if place.is_file() else place.rglob("*")
         return sum(path.stat().st_size for path in files if path.is_file())
 
 
-def model_operation(path: Path) -> Operation:
+def model_operation(folder: os.PathLike[str]) -> Operation:
     """Send the folder of an MLflow model to a run."""
-    return Operation("model", {"name": MODEL_NAME, "upload": uuid.uuid4().hex}, path)
+    return Operation("model", {"name": MODEL_NAME, "upload": uuid.uuid4().hex}, folder)
 
 
 def make_run(
@@ -376,7 +401,7 @@ class Sender:
                 path.write_bytes(data)
             else:
                 assert data is not None
-                path = data
+                path = Path(data)
             self._artifacts.log_artifact(str(path), folder or None)
 
     @functools.cached_property
@@ -394,8 +419,10 @@ class Sender:
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        path = operation.data
-        assert isinstance(path, Path)
+        # Has it stay to the end, also if the operation is kept elsewhere meanwhile.
+        folder = operation.data
+        assert isinstance(folder, os.PathLike)
+        path = Path(folder)
         was_tried = operation.tried
         logged = self._logged_model(operation)
         try:

@@ -226,6 +226,9 @@ class Outbox:
                     left = len(self._queue)
                     deadline = self._deadline(patience)
         with self._changed:
+            if self._queue:
+                # Whoever is stopped has not waited for as long as it takes to be kept.
+                self._keep_all("no answer before the run ended")
             left = len(self._queue) + self._refused
             threads = [] if self._running else [*self._threads.values()]
             # A thread may wait for its answer for long; the journal is for others now.
@@ -296,8 +299,8 @@ class Outbox:
         try:
             settled = entry.wait(_patience(patience, entry.operation.size))
         except BaseException:
-            # Stopped by a signal: it is sent all the same. Only its files may be gone soon.
-            if isinstance(entry.operation.data, Path):
+            # Stopped by a signal: it is sent all the same, if there is time for so much.
+            if entry.operation.kind == "model":
                 with self._changed:
                     self._keep_all("it was still being sent")
             raise

@@ -7,7 +7,6 @@ import json
 import logging
 import posixpath
 import re
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from ml_project_template.runs import Run
 from ml_project_template.tracking.client import one_line
 from ml_project_template.tracking.database import KEY_LENGTH, is_loggable
 from ml_project_template.tracking.models import MODEL_NAME, ModelFiles, write_mlflow_model
-from ml_project_template.tracking.operations import Operation, model_operation
+from ml_project_template.tracking.operations import Operation, StagedFolder, model_operation
 from ml_project_template.utils.secrets import find_secrets, public_url, redact
 
 if TYPE_CHECKING:
@@ -155,13 +154,11 @@ class MLflowRun(Run):
         """
         if not self.wants_model:
             return
-        with tempfile.TemporaryDirectory() as staging:
-            path = Path(staging, MODEL_NAME)
-            with one_line(self._uri):
-                files = ModelFiles(Path(directory), signature, sample, requirements)
-                write_mlflow_model(path, files, run_id=self.id)
-            # Its files are gone after this.
-            self._outbox.put(model_operation(path), wait=True)
+        folder = StagedFolder(MODEL_NAME)
+        with one_line(self._uri):
+            files = ModelFiles(Path(directory), signature, sample, requirements)
+            write_mlflow_model(Path(folder), files, run_id=self.id)
+        self._outbox.put(model_operation(folder), wait=True)
 
     def end(self, status: str, console: Path, error: BaseException | None = None) -> None:
         """Send what is left and set the end state.
