@@ -273,7 +273,12 @@ def _extra_with(module: str) -> str | None:
     """Find the extra of this project that a module comes with; None if it is of none."""
     # SQLAlchemy comes with MLflow, but not with its client alone.
     name = {"sklearn": "scikit-learn", "sqlalchemy": "mlflow"}.get(module, module)
-    for line in importlib.metadata.requires("ml-project-template") or []:
+    try:
+        requirements = importlib.metadata.requires("ml-project-template") or []
+    except importlib.metadata.PackageNotFoundError:
+        # It runs from its folder alone.
+        return None
+    for line in requirements:
         found = re.match(r"([\w.-]+).*extra == ['\"]([\w-]+)['\"]", line)
         # These two hold what smaller ones do.
         if found and found[2] not in ("all", "mlflow-server") and found[1] == name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,21 @@ def test_an_error_of_the_operating_system_names_the_file(tmp_path: Path) -> None
     with pytest.raises(FileNotFoundError) as caught:
         (tmp_path / "x").read_text()
     assert explain(caught.value) == [f"{tmp_path / 'x'}: No such file or directory"]
+
+
+def test_a_package_that_is_missing_is_told_where_the_project_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    missing = ModuleNotFoundError("No module named 'mlflow'", name="mlflow")
+    (line,) = explain(missing)
+    assert "comes with the extra 'train'" in line
+
+    def find_none(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", find_none)
+    (line,) = explain(missing)
+    assert line.startswith("ModuleNotFoundError: No module named 'mlflow' (")
 
 
 def test_a_group_that_is_none_here_is_told() -> None:
