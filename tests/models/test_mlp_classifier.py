@@ -102,7 +102,9 @@ def test_no_hidden_layer_is_a_linear_model(iris: Splits) -> None:
 def test_every_kind_of_network_is_saved_and_loaded(
     normalization: Any, activation: Any, iris: Splits, tmp_path: Path
 ) -> None:
-    model = _mlp(8, 8, normalization=normalization, activation=activation, dropout=0.1)
+    # Where a model that is loaded runs, too.
+    place = {"accelerator": "auto", "dropout": 0.1}
+    model = _mlp(8, 8, normalization=normalization, activation=activation, **place)
     report = _train(model, iris[0], iris[1], max_epochs=3, model_path=tmp_path / "model")
     loaded = MLPClassifier.load(tmp_path / "model")
     np.testing.assert_array_equal(loaded.predict(iris[2]), model.predict(iris[2]))

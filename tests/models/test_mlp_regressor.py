@@ -116,7 +116,9 @@ def test_settings_of_the_other_task_are_told(petals: Splits, iris: Splits) -> No
 def test_every_way_to_read_a_table_is_saved_and_served(
     embedding: Any, one_hot_levels: int, flats: Prepared, tmp_path: Path
 ) -> None:
-    model = _mlp(16, numeric_embedding=embedding, one_hot_levels=one_hot_levels, bins=6)
+    # Where a model that is loaded runs, too.
+    place = {"accelerator": "auto", "bins": 6}
+    model = _mlp(16, numeric_embedding=embedding, one_hot_levels=one_hot_levels, **place)
     _train(model, flats[0], model_path=tmp_path / "model")
     params = json.loads((tmp_path / "model" / "config.json").read_text())["params"]
     assert params["cardinalities"] == list(flats[0].cardinalities)

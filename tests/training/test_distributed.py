@@ -165,6 +165,8 @@ def test_a_fit_on_several_devices_is_not_stacked() -> None:
 
 
 def test_devices_are_no_part_of_a_model_and_have_to_be_there() -> None:
-    assert "devices" not in MLPClassifier([4, 8, 3], devices=2).get_params()
-    with pytest.raises(ConfigError, match=r"model.accelerator=cuda .* 2 device"):
-        MLPClassifier([4, 8, 3], accelerator="cuda", devices=2)
+    model = MLPClassifier([4, 8, 3], accelerator="cpu", devices=2)
+    assert "devices" not in model.get_params()
+    more = torch.cuda.device_count() + 2
+    with pytest.raises(ConfigError, match=rf"model.accelerator=cuda .* {more} device"):
+        MLPClassifier([4, 8, 3], accelerator="cuda", devices=more)

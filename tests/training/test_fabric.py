@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
@@ -13,6 +15,13 @@ def test_a_fabric_runs_on_one_device() -> None:
     fabric = make_fabric("cpu", "32-true")
     assert fabric.device == torch.device("cpu")
     assert fabric.world_size == 1
+
+
+def test_it_gives_no_advice_about_the_machine() -> None:
+    make_fabric("cpu", "32-true")
+    from lightning.fabric.utilities import rank_zero
+
+    assert not logging.getLogger(rank_zero.__name__).isEnabledFor(logging.INFO)
 
 
 def test_an_unknown_accelerator_is_told_in_one_line() -> None:

@@ -10,6 +10,9 @@ import pytest
 
 from ml_project_template.utils.collecting import uncollected
 
+# Python 3.12 has left some of its own alone before a program begins.
+BEGIN = "import gc; gc.unfreeze()"
+
 
 def test_nothing_is_collected_inside_and_all_is_as_before_after() -> None:
     assert gc.isenabled()
@@ -38,7 +41,7 @@ def test_the_collector_comes_back_after_an_error_and_stays_off_where_it_was() ->
 @pytest.mark.parametrize(("module", "frozen"), [("json", True), ("triton", False)])
 def test_what_is_there_is_left_alone_unless_it_complains(module: str, frozen: bool) -> None:
     code = (
-        "import gc, sys, types\n"
+        f"{BEGIN}; import sys, types\n"
         "from ml_project_template.utils.collecting import uncollected\n"
         f"sys.modules[{module!r}] = types.ModuleType({module!r})\n"
         "with uncollected():\n    pass\n"
@@ -51,7 +54,7 @@ def test_what_is_there_is_left_alone_unless_it_complains(module: str, frozen: bo
 @pytest.mark.parametrize(("command", "settled"), [("collect_rarely()", True), ("", False)])
 def test_what_was_made_so_far_is_left_alone_in_a_command_only(command: str, settled: bool) -> None:
     code = (
-        "import gc\n"
+        f"{BEGIN}\n"
         "from ml_project_template.utils.collecting import collect_rarely, settle\n"
         f"{command}\n"
         "settle()\n"
@@ -66,7 +69,7 @@ def test_an_import_is_not_collected_in_and_left_alone_in_a_command(
     command: str, frozen: bool
 ) -> None:
     code = (
-        "import gc\n"
+        f"{BEGIN}\n"
         "from ml_project_template.utils.collecting import collect_rarely, importing\n"
         f"{command}\n"
         "with importing():\n    print(gc.isenabled())\n"
@@ -78,7 +81,7 @@ def test_an_import_is_not_collected_in_and_left_alone_in_a_command(
 
 def test_the_first_fit_of_a_command_leaves_what_was_imported_alone_and_later_ones_do_not() -> None:
     code = (
-        "import gc\n"
+        f"{BEGIN}\n"
         "from ml_project_template.utils.collecting import collect_rarely, collecting_as_usual\n"
         "collect_rarely()\n"
         "for _ in range(2):\n"
@@ -91,7 +94,7 @@ def test_the_first_fit_of_a_command_leaves_what_was_imported_alone_and_later_one
 
 def test_a_command_collects_rarely_but_for_its_fit_and_not_at_its_end() -> None:
     code = (
-        "import atexit, gc\n"
+        f"import atexit\n{BEGIN}\n"
         "from ml_project_template.utils.collecting import collect_rarely, collecting_as_usual\n"
         "usual = gc.get_threshold()\n"
         "atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.metadata
+import logging
 import sys
 import threading
 from types import ModuleType
@@ -44,7 +45,10 @@ def import_fabric() -> ModuleType:
                 # A release of it that goes another way is imported as it stands.
                 for name in [name for name in sys.modules if name.startswith("lightning.")]:
                     del sys.modules[name]
-        return importlib.import_module("lightning.fabric")
+        fabric = importlib.import_module("lightning.fabric")
+        # Its advice on GPUs (the matrix units in less than float32) is what `precision` is for.
+        logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+        return fabric
 
 
 @contextlib.contextmanager
