@@ -22,6 +22,7 @@ from ml_project_template.errors import ConfigError, DataError
 from ml_project_template.utils import directories, io
 from ml_project_template.utils._s3 import BoundedS3FileSystem
 from tests.object_store import ObjectStore, start_object_store
+from tests.soak.broken_proxy import BrokenProxy, broken_proxy
 
 
 @pytest.fixture(scope="module")
@@ -330,6 +331,69 @@ def test_copies_cross_between_storages(tmp_path: Path, remote: str) -> None:
     io.copy(str(tmp_path / "a"), io.join(remote, "b"))
     io.copy(io.join(remote, "b"), str(tmp_path / "deep/c"))
     assert (tmp_path / "deep/c").read_bytes() == content
+
+
+@pytest.fixture
+def proxy(
+    remote: str, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[BrokenProxy]:
+    """What stands between the test and the store of `remote` from now on."""
+    with broken_proxy(object_store.endpoint_url, own_host=False) as between:
+        monkeypatch.setenv("S3_ENDPOINT_URL", between.uri)
+        yield between
+
+
+def copied(path: str) -> bytes:
+    io.copy(path, "copied")
+    return Path("copied").read_bytes()
+
+
+READING: dict[str, Callable[[str], object]] = {
+    "read": io.read_bytes,
+    "fingerprint": io.fingerprint,
+    "copy": copied,
+}
+
+
+@pytest.mark.parametrize("way", READING)
+def test_a_part_is_not_taken_for_the_whole(
+    way: str, remote: str, proxy: BrokenProxy, workspace: Path
+) -> None:
+    path = io.join(remote, "table.csv")
+    io.write_bytes(path, b"a,b\n" * 100)
+    whole = READING[way](path)
+    # Its end can't be told from a good one: the answer has no length.
+    get = next(i for i, sent in enumerate(proxy.requests[1:], 1) if sent.startswith("GET"))
+    proxy.break_at("cut", get, get)
+    assert READING[way](path) == whole
+    assert proxy.broken == 1
+    proxy.break_at("cut", get)
+    (workspace / "copied").unlink(missing_ok=True)
+    with pytest.raises(ConnectionError) as caught:
+        READING[way](path)
+    assert f"the store at '{proxy.uri}'" in str(caught.value)
+    assert "its answer has no length" in str(caught.value)
+    assert not (workspace / "copied").exists()
+
+
+@pytest.mark.parametrize("first", [1, 2, 3])
+def test_a_store_that_fails_is_named_whatever_it_is_asked(
+    first: int, remote: str, proxy: BrokenProxy
+) -> None:
+    proxy.break_at("500", first)
+    with pytest.raises(ConnectionError, match=re.escape(f"the store at '{proxy.uri}' fails: ")):
+        io.exists(io.join(remote, "nothing"))
+
+
+def test_a_store_takes_what_it_was_asked_before_though_its_answer_was_lost(
+    remote: str, proxy: BrokenProxy
+) -> None:
+    io.check_writable(io.join(remote, "x"))
+    asked = len(proxy.requests)
+    for request in range(1, asked + 1):
+        proxy.break_at("504", request, request)
+        io.check_writable(io.join(remote, "x"))
+        assert proxy.broken == 1
 
 
 def test_a_file_is_fetched_over_http(tmp_path: Path, server: str) -> None:

@@ -152,10 +152,11 @@ def _place(
 ) -> Onboarded:
     """Copy a local table to its place, unless the same one, or somebody else's, is there."""
     record = _read_record(path, storage_options)
+    digest, size = io.fingerprint(table)
     changed = True
     if io.exists(path, storage_options):
         present = io.sha256(path, storage_options)
-        changed = present != io.sha256(table)
+        changed = present != digest
         ours = record is not None and record.get("sha256") == present
         if changed and not ours and not force:
             raise DataError(
@@ -164,9 +165,8 @@ def _place(
             )
     if changed:
         io.copy(table, path, storage_options)
-    onboarded = _describe(path, storage_options, rows=rows, changed=changed)
     # All that tells another table from this one: a writer may have died between the two files.
-    about: dict[str, Any] = {"source": public_url(source), "sha256": onboarded.digest}
+    about: dict[str, Any] = {"source": public_url(source), "sha256": digest}
     if release is not None:
         about |= {"release": release, "rows": rows}
     if changed or record is None or about != {key: record.get(key) for key in about}:
@@ -174,12 +174,12 @@ def _place(
             f"{path}.json",
             {
                 **about,
-                "size": onboarded.size,
+                "size": size,
                 "created_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             },
             storage_options,
         )
-    return onboarded
+    return Onboarded(path=path, digest=digest, size=size, rows=rows, changed=changed)
 
 
 def _describe(

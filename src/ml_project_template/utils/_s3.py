@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -39,6 +40,7 @@ _REFUSALS = {
     "RequestTimeTooSkewed": "refuses the key: its clock and this machine's differ",
 }
 _TOLD = "_told_by_ml_project_template"
+_NOT_THERE = frozenset({"404", "NoSuchKey"})
 _NO_NAMES = frozenset({"InvalidBucketName", "InvalidURI"})
 
 
@@ -66,6 +68,7 @@ class BoundedS3FileSystem(S3FileSystem):  # type: ignore[misc]
             self._bounded = client
             client.meta.events.register_last("before-call.s3", _prepare)
             client.meta.events.register_first("needs-retry.s3", _give_up)
+            client.meta.events.register_first("after-call.s3.GetObject", _require_length)
         return client
 
     def read_whole(self, path: str, limit: int | None = None) -> bytes:
@@ -123,7 +126,11 @@ class BoundedS3FileSystem(S3FileSystem):  # type: ignore[misc]
         """Raise whatever would keep an object from being written; nothing is written."""
         bucket, key, _ = self.split_path(path)
         upload = self.call_s3("create_multipart_upload", Bucket=bucket, Key=key)
-        self.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload["UploadId"])
+        # Where it is unknown, an earlier attempt has ended it, whose answer was lost.
+        with contextlib.suppress(FileNotFoundError):
+            self.call_s3(
+                "abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload["UploadId"]
+            )
 
     def refusal_of(self, path: str) -> str | None:
         """Ask the store why it refuses a path: some answers come without a reason.
@@ -184,7 +191,7 @@ def _meaning(error: Exception, path: str, filesystem: BoundedS3FileSystem) -> OS
             "does it run?"
         )
     code = _code(error)
-    if code in {None, "403", "404", "NoSuchKey"} and isinstance(
+    if code in {None, "403", *_NOT_THERE} and isinstance(
         error, PermissionError | FileNotFoundError
     ):
         try:
@@ -210,13 +217,17 @@ def _meaning(error: Exception, path: str, filesystem: BoundedS3FileSystem) -> OS
         return PermissionError(
             f"'{shown}': {store} denies this to the user of AWS_ACCESS_KEY_ID ({code})."
         )
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and code in _NOT_THERE:
         return None
     return ConnectionError(f"'{shown}': {store} fails: {_reason(error)} ({code}).")
 
 
 class _AwayError(ConnectionError):
     """The store has not answered for so long that it is not asked again."""
+
+
+class _NoLengthError(botocore_errors.HTTPClientError):  # type: ignore[misc]
+    fmt = "its answer has no length, and may be a part"
 
 
 async def _read_from(body: Any, limit: int | None) -> bytes:
@@ -252,6 +263,14 @@ def _give_up(
     waited = time.monotonic() - request_dict["context"]["asked_at"]
     if caught_exception is not None and waited > _RETRIED_FOR:
         raise _AwayError(f"no answer in {waited:.0f} s") from caught_exception
+
+
+def _require_length(parsed: Mapping[str, Any], **_: Any) -> None:
+    """Refuse an object of which nobody could tell whether it has come whole; it is asked again."""
+    about = parsed["ResponseMetadata"]
+    has_length = not {"content-length", "transfer-encoding"}.isdisjoint(about["HTTPHeaders"])
+    if about["HTTPStatusCode"] < HTTPStatus.MULTIPLE_CHOICES and not has_length:
+        raise _NoLengthError
 
 
 def _bounded_socket(address: tuple[Any, ...]) -> socket.socket:
