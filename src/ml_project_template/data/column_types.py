@@ -145,7 +145,8 @@ def _typed_texts(
         return pd.Series(pd.Categorical.from_codes(places, dtype=typed.dtype), index=column.index)
     values = typed.to_numpy()
     if values.dtype.kind == "M":
-        return pd.Series(np.append(values, np.datetime64("NaT"))[codes], index=column.index)
+        missing = np.array("NaT", dtype=values.dtype)
+        return pd.Series(np.append(values, missing)[codes], index=column.index)
     return pd.Series(np.append(values, np.nan)[codes], index=column.index)
 
 
