@@ -46,6 +46,7 @@ from ml_project_template.utils.signals import stop_behind, stopping_by_exception
 __all__ = ["Shell", "entrypoint", "explain", "hide_secrets", "plain", "run"]
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+_LESS_MEMORY = "Try a smaller training.batch_size or network, or model.accelerator=cpu."
 _traceback_wanted = os.environ.get(FULL_ERROR) == "1"
 
 Task = Callable[[DictConfig], Any]
@@ -176,6 +177,8 @@ def explain(error: BaseException) -> list[str]:
     if isinstance(error, ModuleNotFoundError) and (extra := _extra_with(str(error.name))):
         lacking = f"'{error.name}' is not installed here: it comes with the extra '{extra}'"
         return [f"{lacking} (uv sync --inexact --extra {extra})"]
+    if isinstance(error, RuntimeError) and "out of memory" in str(error):
+        return [f"{_first_line(error).rstrip('.')}. {_LESS_MEMORY}"]
     if isinstance(error, OSError):
         # One that our own code has raised has a message and no file name.
         return [f"{error.filename}: {error.strerror}" if error.filename else _first_line(error)]

@@ -162,6 +162,22 @@ def test_an_error_that_nobody_foresaw_says_how_to_see_more() -> None:
     assert line == "RuntimeError: first (HYDRA_FULL_ERROR=1 shows the traceback)"
 
 
+@pytest.mark.parametrize(
+    ("torch_says", "told"),
+    [
+        (
+            "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee also",
+            "Tried to allocate 2.00 GiB.",
+        ),
+        ("CUDA error: out of memory\nCompile with", "CUDA error: out of memory."),
+    ],
+)
+def test_a_full_gpu_is_told_with_what_to_try(torch_says: str, told: str) -> None:
+    (line,) = explain(RuntimeError(torch_says))
+    advice = "Try a smaller training.batch_size or network, or model.accelerator=cpu."
+    assert line.endswith(f"{told} {advice}")
+
+
 def test_an_error_of_the_operating_system_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
         (tmp_path / "x").read_text()
