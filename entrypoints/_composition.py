@@ -219,6 +219,9 @@ def _explain(override: str, error: HydraException, node: DictConfig) -> str:
         for place, parent in enumerate(parents):
             if parent not in node or not isinstance(node[parent], DictConfig):
                 where = ".".join(["", *parents[:place]])[1:]
+                if (where, parent) == ("", "training"):
+                    # It comes with the YAML of a model, and not with every one.
+                    return f"{key}: the model's YAML has no such settings. Add it: +{override}"
                 return _unknown_key(where, parent, node)
             node = node[parent]
         return _unknown_key(".".join(parents), last, node)

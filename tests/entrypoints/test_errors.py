@@ -153,6 +153,23 @@ def test_an_override_of_letters_that_hydra_cannot_read_shows_how_to_quote_it() -
     assert cfg.data.path == "ü.csv"
 
 
+def test_a_setting_of_the_training_of_ones_own_model_is_told_how_to_add(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "own.yaml").write_text(
+        "_target_: ml_project_template.models.LinearClassifier\n"
+    )
+    monkeypatch.setenv("ML_PROJECT_CONFIG", str(tmp_path))
+    (problem,), _ = composition_problems("train", ["model=own", "training.loss=mse"])
+    assert problem == (
+        "training.loss: the model's YAML has no such settings. Add it: +training.loss=mse"
+    )
+    problems, cfg = composition_problems("train", ["model=own", "+training.loss=mse"])
+    assert problems == []
+    assert cfg.training.loss == "mse"
+
+
 def test_a_value_may_depend_on_a_choice_that_comes_later() -> None:
     assert composition_problems("train", ["training.patience=3", "model=gb"])[0] == []
 
