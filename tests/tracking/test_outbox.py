@@ -272,6 +272,21 @@ def test_a_model_is_sent_whole_though_it_was_kept_while_it_was_sent(
     assert not any(workspace.glob(".unsent/**/*.*"))
 
 
+def test_its_size_is_known_wherever_its_data_are_by_now(tmp_path: Path) -> None:
+    (tmp_path / "model" / "deep").mkdir(parents=True)
+    (tmp_path / "model" / "a").write_bytes(b"abc")
+    (tmp_path / "model" / "deep" / "b").write_bytes(b"de")
+    sent = [
+        (operations.model_operation(tmp_path / "model"), 5),
+        (Operation("artifact", {"path": "a"}, b"abc"), 3),
+        (Operation("artifact", {"path": "a"}, tmp_path / "model" / "a"), 3),
+        (params(a="1"), 0),
+    ]
+    for operation, size in sent:
+        operation.data = tmp_path / "gone"
+        assert operation.size == size
+
+
 def test_one_that_is_refused_takes_none_of_the_others_along(tmp_path: Path) -> None:
     wrong = params(a="2")
     sender = Held(refused=[wrong])

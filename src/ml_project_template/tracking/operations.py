@@ -139,28 +139,30 @@ class Operation:
         data: The bytes of an artifact or the file that holds them; the folder of a model. Whoever
             reads a folder keeps hold of this object meanwhile, see `StagedFolder`.
         tried: It may have been sent before, in whole or in part.
+        size: Bytes of its data, as they were first: others may move them at any time.
     """
 
     kind: str
     content: dict[str, Any]
     data: bytes | os.PathLike[str] | None = None
     tried: bool = field(default=False, compare=False)
+    size: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.size = 0 if self.data is None else _size_of(self.data)
 
     @property
     def is_file(self) -> bool:
         """Whether it goes to the artifact store; all else goes to the database."""
         return self.kind in _FILES
 
-    @property
-    def size(self) -> int:
-        """Bytes of its data."""
-        if self.data is None:
-            return 0
-        if isinstance(self.data, bytes):
-            return len(self.data)
-        place = Path(self.data)
-        files = [place] if place.is_file() else place.rglob("*")
-        return sum(path.stat().st_size for path in files if path.is_file())
+
+def _size_of(data: bytes | os.PathLike[str]) -> int:
+    if isinstance(data, bytes):
+        return len(data)
+    place = Path(data)
+    files = [place] if place.is_file() else place.rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def model_operation(folder: os.PathLike[str]) -> Operation:
