@@ -84,11 +84,11 @@ def onboard(
     if io.is_pattern(path):
         if source is not None:
             raise ConfigError(f"'{public_url(path)}' stands for many files: none can be put there.")
-        return _describe(path, storage_options, rows=None, changed=False)
+        return _describe(path, storage_options, rows=None)
     if io.is_dir(path, storage_options):
         raise DataError(f"'{public_url(path)}' is a directory; the path must name a file.")
     if source is None or _same_file(source, path):
-        return _describe(path, storage_options, rows=None, changed=False)
+        return _describe(path, storage_options, rows=None)
     if source.startswith(_SKLEARN):
         # Its import takes a second, and gives the same table each time.
         release = importlib.metadata.version("scikit-learn")
@@ -136,7 +136,7 @@ def _present(
         or not io.exists(path, storage_options)
     ):
         return None
-    present = _describe(path, storage_options, rows=record.get("rows"), changed=False)
+    present = _describe(path, storage_options, rows=record.get("rows"))
     return present if present.digest == record.get("sha256") else None
 
 
@@ -183,12 +183,13 @@ def _place(
 
 
 def _describe(
-    path: str, storage_options: Mapping[str, Any] | None, *, rows: int | None, changed: bool
+    path: str, storage_options: Mapping[str, Any] | None, *, rows: int | None
 ) -> Onboarded:
+    """Describe a table that was there already."""
     files = io.matching_files(path, storage_options)
     digests, sizes = zip(*(io.fingerprint(file, storage_options) for file in files), strict=True)
     joined, size = io.joined_digest(digests), sum(sizes)
-    return Onboarded(path=path, digest=joined, size=size, rows=rows, changed=changed)
+    return Onboarded(path=path, digest=joined, size=size, rows=rows, changed=False)
 
 
 def _read_record(path: str, storage_options: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,12 +19,7 @@ from ml_project_template.tracking.models import (
     logged_model,
     write_mlflow_model,
 )
-from ml_project_template.tracking.operations import (
-    RunAddress,
-    Sender,
-    StagedFolder,
-    model_operation,
-)
+from ml_project_template.tracking.operations import RunAddress, Sender, model_operation
 from ml_project_template.utils.secrets import public_url
 
 if TYPE_CHECKING:
@@ -148,9 +144,10 @@ def _log_model(client: MlflowClient, run: Run, address: str, files: ModelFiles) 
     sender = Sender(
         address, RunAddress(public_url(address), info.run_id, info.experiment_id), client
     )
-    folder = StagedFolder(MODEL_NAME)
-    write_mlflow_model(Path(folder), files, run_id=info.run_id)
-    sender.send(model_operation(folder))
+    with tempfile.TemporaryDirectory() as staging:
+        path = Path(staging, MODEL_NAME)
+        write_mlflow_model(path, files, run_id=info.run_id)
+        sender.send(model_operation(path))
     found = logged_model(client, client.get_run(info.run_id))
     assert found is not None, "it was just logged"
     return found
